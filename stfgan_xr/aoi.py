@@ -1,0 +1,98 @@
+"""The area of interest: a GeoJSON file or ``west,south,east,north``, checked before anything is asked of a server."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from odc.geo.geom import BoundingBox, Geometry, box, unary_union
+
+from stfgan_xr.errors import InputError
+
+WGS84 = "EPSG:4326"
+LARGEST_FILE = 32 * 2**20
+_SURFACES = {"Polygon", "MultiPolygon"}
+
+
+def _from_numbers(text: str) -> Geometry | None:
+    parts = text.split(",")
+    if len(parts) != 4:
+        return None
+    try:
+        west, south, east, north = (float(part) for part in parts)
+    except ValueError:
+        return None
+    if west >= east or south >= north:
+        raise InputError(f"--aoi {text!r}: write west,south,east,north in degrees, with west < east and south < north")
+    return box(west, south, east, north, WGS84)
+
+
+def _geometries(node: Any, where: str) -> list[dict[str, Any]]:
+    kind = node.get("type") if isinstance(node, dict) else None
+    if kind == "FeatureCollection":
+        return [found for feature in node.get("features") or [] for found in _geometries(feature, where)]
+    if kind == "Feature":
+        return _geometries(node["geometry"], where) if node.get("geometry") else []
+    if kind == "GeometryCollection":
+        return [found for part in node.get("geometries") or [] for found in _geometries(part, where)]
+    if isinstance(kind, str) and "coordinates" in node:
+        return [node]
+    raise InputError(f"--aoi {where}: not GeoJSON; a geometry, Feature or FeatureCollection is needed")
+
+
+def _from_file(path: Path) -> Geometry:
+    if not path.is_file():
+        raise InputError(f"--aoi {path}: no such file; give a GeoJSON file or west,south,east,north")
+    if path.stat().st_size > LARGEST_FILE:
+        raise InputError(f"--aoi {path}: larger than {LARGEST_FILE >> 20} MiB; simplify the polygon")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"--aoi {path}: not GeoJSON ({str(error).splitlines()[0]})") from None
+    found = _geometries(document, str(path))
+    if not found:
+        raise InputError(f"--aoi {path}: empty; it holds no geometry")
+    wrong = sorted({geometry["type"] for geometry in found} - _SURFACES)
+    if wrong:
+        raise InputError(f"--aoi {path}: holds a {wrong[0]}; only Polygon and MultiPolygon enclose an area")
+    try:
+        return unary_union(Geometry(geometry, WGS84) for geometry in found)
+    except Exception as error:  # shapely raises many types for broken coordinates
+        raise InputError(f"--aoi {path}: its coordinates cannot be read ({str(error).splitlines()[0]})") from None
+
+
+def _check(area: Geometry, where: str) -> Geometry:
+    bounds: BoundingBox = area.boundingbox
+    if area.is_empty or not all(math.isfinite(v) for v in bounds) or area.area == 0:
+        raise InputError(f"--aoi {where}: empty; it encloses no area")
+    if bounds.left < -180 or bounds.right > 180 or bounds.bottom < -90 or bounds.top > 90:
+        raise InputError(
+            f"--aoi {where}: not on Earth in degrees (bounds {tuple(round(v, 3) for v in bounds)}); "
+            "GeoJSON wants longitude, latitude"
+        )
+    return area if area.is_valid else area.buffer(0)
+
+
+def read_aoi(text: str | Path) -> Geometry:
+    """The area named by ``--aoi`` as one polygon or multipolygon in EPSG:4326.
+
+    Parameters
+    ----------
+    text
+        Path of a GeoJSON file (geometry, Feature or FeatureCollection; RFC 7946: longitude, latitude in degrees) or
+        ``"west,south,east,north"``.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is not GeoJSON, is empty, not on Earth or encloses no area.
+
+    >>> read_aoi("113.75,22.45,114.60,22.86").boundingbox.left
+    113.75
+    """
+    area = _from_numbers(str(text))
+    if area is None:
+        area = _from_file(Path(text))
+    return _check(area, str(text))

@@ -1,0 +1,118 @@
+"""Days: what ``--dates`` accepts, day numbers, and the local solar day of an acquisition.
+
+Everywhere in this package a day is a :class:`datetime.date` towards the user and a whole number of days since
+1970-01-01 in arrays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import numpy.typing as npt
+
+from stfgan_xr.errors import InputError
+
+EPOCH = date(1970, 1, 1)
+LONGEST = 366 * 50
+_STEP = re.compile(r"^P(\d+)D$")
+
+
+def to_number(day: date) -> int:
+    """Days since 1970-01-01.
+
+    >>> to_number(date(2020, 3, 1))
+    18322
+    """
+    return (day - EPOCH).days
+
+
+def from_number(number: int) -> date:
+    """The day that is ``number`` days after 1970-01-01.
+
+    >>> from_number(18322)
+    datetime.date(2020, 3, 1)
+    """
+    return EPOCH + timedelta(days=int(number))
+
+
+def to_datetime64(days: Iterable[date]) -> npt.NDArray[np.datetime64]:
+    """Days as the ``datetime64[ns]`` coordinate of a cube, shape ``(time,)``."""
+    return np.array([np.datetime64(day, "ns") for day in days], dtype="datetime64[ns]")
+
+
+def to_numbers(times: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Day numbers of a ``datetime64`` coordinate, shape ``(time,)``."""
+    return np.asarray(times).astype("datetime64[D]").astype(np.int64)
+
+
+def day_range(first: date, last: date, step: int = 1) -> tuple[date, ...]:
+    """Every ``step``-th day from ``first`` to ``last``, both included."""
+    return tuple(first + timedelta(days=n) for n in range(0, (last - first).days + 1, step))
+
+
+def _parse_day(text: str, whole: str) -> date:
+    try:
+        return date.fromisoformat(text.strip())
+    except ValueError:
+        raise InputError(
+            f"--dates {whole!r}: {text.strip()!r} is not a day; write YYYY-MM-DD, START/END, START/END/P8D or a comma list"
+        ) from None
+
+
+def parse_dates(text: str) -> tuple[date, ...]:
+    """The days that ``--dates`` names, ascending and without repeats.
+
+    Accepts one day, ``start/end`` (both included), ``start/end/P8D`` and a comma list.
+
+    Raises
+    ------
+    InputError
+        If a day is malformed, the range is reversed or longer than fifty years.
+
+    >>> [day.isoformat() for day in parse_dates("2020-02-28/2020-03-01")]
+    ['2020-02-28', '2020-02-29', '2020-03-01']
+    >>> len(parse_dates("2020-01-01/2020-12-31/P8D"))
+    46
+    """
+    if "/" not in text:
+        return tuple(sorted({_parse_day(part, text) for part in text.split(",")}))
+    first_text, last_text, *rest = text.split("/")
+    first, last = _parse_day(first_text, text), _parse_day(last_text, text)
+    step = 1
+    if rest:
+        match = _STEP.match(rest[0]) if len(rest) == 1 else None
+        if match is None or int(match[1]) == 0:
+            raise InputError(f"--dates {text!r}: the step must look like P8D (a number of days), not {'/'.join(rest)!r}")
+        step = int(match[1])
+    if last < first:
+        raise InputError(f"--dates {text!r}: the end lies before the start; write START/END")
+    if (last - first).days > LONGEST:
+        raise InputError(f"--dates {text!r}: longer than fifty years; split the request")
+    return day_range(first, last, step)
+
+
+def solar_day(moment: datetime, longitude: float) -> date:
+    """The local solar day of an acquisition: UTC shifted by four minutes a degree of longitude.
+
+    Using one longitude for a whole run (the centre of its area) keeps all scenes of a pass on the same day although
+    UTC midnight may fall within the pass.
+
+    >>> solar_day(datetime(2025, 3, 10, 23, 53, tzinfo=UTC), 146.7).isoformat()
+    '2025-03-11'
+    """
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (aware.astimezone(UTC) + timedelta(hours=longitude / 15)).date()
+
+
+def describe(days: Sequence[date]) -> str:
+    """A short text for logs and messages.
+
+    >>> describe(parse_dates("2020-03-01/2020-03-31"))
+    '31 days, 2020-03-01 to 2020-03-31'
+    """
+    if len(days) == 1:
+        return days[0].isoformat()
+    return f"{len(days)} days, {days[0].isoformat()} to {days[-1].isoformat()}"

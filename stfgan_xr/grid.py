@@ -1,0 +1,228 @@
+"""Nested grids: a fine grid whose pixels follow the fine source, and coarse cells of whole fine pixels.
+
+A grid is an :class:`odc.geo.geobox.GeoBox`. The fine grid of an area starts on a multiple of ``ratio`` pixels from a
+fixed origin of its zone, so two runs over overlapping areas share their pixels and cells, and no step after reading
+resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+
+from stfgan_xr.errors import InputError
+
+RATIO = 16
+RESOLUTION = 30.0
+LANDSAT_PHASE = 15.0
+LARGEST_SIDE = 200_000
+# Blocks start on multiples of this many fine pixels: whole cells of the progressive schedule's coarsest grid.
+NETWORK_STEP = 16
+
+
+def utm_epsg(longitude: float, latitude: float) -> int:
+    """EPSG code of the UTM zone that holds a point (degrees); UTM north or south by the sign of the latitude.
+
+    >>> utm_epsg(114.1, 22.6), utm_epsg(113.9, 22.6), utm_epsg(-44.0, -20.1)
+    (32650, 32649, 32723)
+    """
+    zone = min(int((longitude + 180) // 6) + 1, 60)
+    return (32600 if latitude >= 0 else 32700) + zone
+
+
+def parse_crs(text: str) -> CRS:
+    """A projected CRS in metres from ``EPSG:n`` or WKT; anything else is an :class:`InputError`."""
+    try:
+        crs = CRS.from_user_input(text)
+    except CRSError:
+        raise InputError(f"--crs {text!r}: not a coordinate reference system; write EPSG:n, for example EPSG:32650") from None
+    if not crs.is_projected or any(axis.unit_name != "metre" for axis in crs.axis_info):
+        raise InputError(f"--crs {text!r}: pixels are metres here; choose a projected CRS such as EPSG:32650 (UTM 50N)")
+    return crs
+
+
+def nested_grid(
+    area: Geometry,
+    *,
+    crs: str | None = None,
+    resolution: float = RESOLUTION,
+    phase: float = LANDSAT_PHASE,
+    ratio: int = RATIO,
+) -> GeoBox:
+    """The fine grid of an area: north up, whole coarse cells, edges at ``phase`` modulo ``resolution``.
+
+    Parameters
+    ----------
+    area
+        Polygon in EPSG:4326 (:func:`stfgan_xr.aoi.read_aoi`).
+    crs
+        Projected CRS in metres; by default the UTM zone of the middle of the area's bounds.
+    resolution, phase
+        Fine pixel size and the offset of its edges from the CRS origin, both in metres (15 for Landsat Collection 2,
+        0 for HLS and Sentinel-2).
+    ratio
+        Fine pixels along a coarse cell.
+
+    Raises
+    ------
+    InputError
+        If the area cannot be projected or needs more than 200,000 pixels a side.
+
+    >>> from stfgan_xr.aoi import read_aoi
+    >>> grid = nested_grid(read_aoi("114.0,22.5,114.1,22.6"))
+    >>> grid.crs.epsg, grid.shape.x % 16, grid.affine.c % 480
+    (32650, 0, 15.0)
+    """
+    bounds = area.boundingbox
+    middle = ((bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2)
+    target = parse_crs(crs) if crs else CRS.from_epsg(utm_epsg(*middle))
+    box = area.to_crs(target, resolution=0.01).boundingbox
+    if not all(math.isfinite(value) for value in box):
+        raise InputError(f"the area cannot be projected to {crs or target.to_string()}; choose another --crs")
+    cell = resolution * ratio
+    left, bottom = (math.floor((low - phase) / cell) for low in (box.left, box.bottom))
+    right, top = (math.ceil((high - phase) / cell) for high in (box.right, box.top))
+    height, width = (top - bottom) * ratio, (right - left) * ratio
+    if max(height, width) > LARGEST_SIDE:
+        raise InputError(f"the area needs {width} x {height} pixels; at most {LARGEST_SIDE} a side: split it")
+    affine = Affine(resolution, 0, left * cell + phase, 0, -resolution, top * cell + phase)
+    return GeoBox((height, width), affine, target)
+
+
+def coarse_grid(fine: GeoBox, ratio: int = RATIO) -> GeoBox:
+    """The grid of coarse cells nested in a fine grid whose sides are multiples of ``ratio``."""
+    height, width = fine.shape
+    if height % ratio or width % ratio:
+        raise InputError(f"a grid of {width} x {height} pixels does not hold whole cells of {ratio} pixels")
+    return GeoBox((height // ratio, width // ratio), fine.affine * Affine.scale(ratio), fine.crs)
+
+
+def ratio_of(fine: GeoBox, coarse: GeoBox) -> int:
+    """Fine pixels along a coarse cell, if the two grids are nested and cover the same ground.
+
+    Raises
+    ------
+    InputError
+        If the CRS, the covered ground or the ratio does not fit, with both grids named.
+    """
+    ratio = round(fine.shape.x / coarse.shape.x) if coarse.shape.x else 0
+    scaled = fine.affine * Affine.scale(ratio) if ratio else None
+    same_ground = scaled is not None and scaled.almost_equals(coarse.affine, precision=1e-3 * abs(fine.affine.a))
+    if fine.crs != coarse.crs or not same_ground or (coarse.shape.y * ratio, coarse.shape.x * ratio) != tuple(fine.shape):
+        raise InputError(
+            f"the grids are not nested: fine {describe(fine)}, coarse {describe(coarse)}; "
+            "the coarse cells must be whole fine pixels over the same ground"
+        )
+    return ratio
+
+
+def describe(grid: GeoBox) -> str:
+    """A short text of a grid for messages: size, pixel and CRS."""
+    height, width = grid.shape
+    name = f"EPSG:{grid.crs.epsg}" if grid.crs and grid.crs.epsg else "a CRS without EPSG code"
+    return f"{width} x {height} pixels of {abs(grid.affine.a):g} m from ({grid.affine.c:g}, {grid.affine.f:g}) in {name}"
+
+
+def tile_step(ratio: int) -> int:
+    """Fine pixels that block origins are a multiple of: whole coarse cells and whole cells of the network's grids.
+
+    >>> tile_step(16), tile_step(7), tile_step(1)
+    (16, 112, 16)
+    """
+    return math.lcm(NETWORK_STEP, ratio)
+
+
+@dataclass(frozen=True)
+class Halo:
+    """What a predictor must see beyond its block.
+
+    Attributes
+    ----------
+    fine
+        Fine pixels on each side.
+    coarse
+        Coarse cells on each side.
+    days
+        Coarse days before the first and after the last target day.
+    """
+
+    fine: int = 0
+    coarse: int = 1
+    days: int = 0
+
+
+@dataclass(frozen=True, order=True)
+class Window:
+    """A rectangle of rows and columns, half open; it may reach beyond its grid (:func:`stfgan_xr.brackets.read_padded`)."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.bottom - self.top, self.right - self.left
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Row and column slices, for an array that covers the whole grid."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def pad(self, n: int) -> Window:
+        """The window with ``n`` more rows and columns on every side.
+
+        >>> Window(16, 32, 0, 16).pad(4)
+        Window(top=12, bottom=36, left=-4, right=20)
+        """
+        return Window(self.top - n, self.bottom + n, self.left - n, self.right + n)
+
+    def cells(self, ratio: int) -> Window:
+        """The same ground in coarse cells; the window must hold whole cells."""
+        edges = (self.top, self.bottom, self.left, self.right)
+        if any(edge % ratio for edge in edges):
+            raise ValueError(f"{self} does not hold whole cells of {ratio} pixels")
+        return Window(*(edge // ratio for edge in edges))
+
+    def pixels(self, ratio: int) -> Window:
+        """The same ground in fine pixels, for a window of coarse cells."""
+        return Window(*(edge * ratio for edge in (self.top, self.bottom, self.left, self.right)))
+
+    def clip(self, shape: tuple[int, int]) -> Window:
+        """The part inside a grid of ``shape``."""
+        return Window(max(self.top, 0), min(self.bottom, shape[0]), max(self.left, 0), min(self.right, shape[1]))
+
+
+def tiles(shape: tuple[int, int], size: int) -> Iterator[Window]:
+    """Square tiles of ``size`` that cover a grid row by row; those at the far edges are cut.
+
+    >>> [tile.shape for tile in tiles((40, 64), 32)]
+    [(32, 32), (32, 32), (8, 32), (8, 32)]
+    """
+    height, width = shape
+    for top in range(0, height, size):
+        for left in range(0, width, size):
+            yield Window(top, min(top + size, height), left, min(left + size, width))
+
+
+def georeference(grid: GeoBox) -> dict[str, Any]:
+    """The ``proj:`` and ``spatial:`` attributes of a cube (STAC projection and GeoZarr conventions)."""
+    height, width = grid.shape
+    box = grid.boundingbox
+    epsg = grid.crs.epsg if grid.crs else None
+    code = {"proj:code": f"EPSG:{epsg}"} if epsg else {"proj:wkt2": grid.crs.to_wkt() if grid.crs else None}
+    return code | {
+        "spatial:transform": [float(value) for value in tuple(grid.affine)[:6]],
+        "spatial:dimensions": ["y", "x"],
+        "spatial:shape": [int(height), int(width)],
+        "spatial:bbox": [float(box.left), float(box.bottom), float(box.right), float(box.top)],
+    }
