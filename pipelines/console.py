@@ -1,4 +1,4 @@
-"""What all commands share: one-line errors, exit codes, plain or rich output."""
+"""What all commands share: one-line errors, exit codes, progress on a terminal and plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import logging
 import os
 import signal
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stfgan_xr.errors import StfganError
 
@@ -18,45 +21,101 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 INTERRUPTED, TERMINATED, UNEXPECTED = 130, 143, 1
+LINE_SECONDS = 10.0
 
 
 def _complain(message: str) -> None:
-    err.print(f"error: {message}", style="red", markup=False)
+    err.print(f"error: {' '.join(message.split())}", style="red", markup=False)
+
+
+class Terminated(BaseException):
+    """SIGTERM, as a batch scheduler sends it."""
 
 
 def _terminate(*_: Any) -> None:
-    raise SystemExit(TERMINATED)
+    raise Terminated
+
+
+def _known(error: BaseException) -> int | None:
+    """Exit code of an expected error, after its one line on stderr; None for others."""
+    if isinstance(error, StfganError):
+        _complain(str(error))
+        return error.exit_code
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        _complain(error.format_message())
+        return 2
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        _complain("interrupted; the same command resumes")
+        return INTERRUPTED
+    if isinstance(error, Terminated):
+        _complain("terminated; the same command resumes")
+        return TERMINATED
+    return None
 
 
 def main(command: Any) -> None:
-    """Run a typer application or function as a program and turn every known error into one line and an exit code.
+    """Run a function as a program: typer reads its arguments, every known error becomes one line and an exit code.
 
     Exit codes: 0 done, 1 unexpected, 2 bad input, 3 nothing to do, 4 the data source failed, 5 out of disk or memory,
     6 incomplete or damaged, 130 and 143 interrupted or terminated (resumable). ``STFGAN_XR_DEBUG=1`` adds tracebacks.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _terminate)
-    app = command
-    if not isinstance(app, typer.Typer):
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-        app.command()(command)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+    app.command()(command)
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except StfganError as error:
+        code = app(standalone_mode=False) or 0
+    except BaseException as error:
         if os.environ.get("STFGAN_XR_DEBUG"):
             raise
-        _complain(" ".join(str(error).split()))
-        sys.exit(error.exit_code)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        _complain(" ".join(error.format_message().split()))
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted; the same command resumes")
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        if os.environ.get("STFGAN_XR_DEBUG"):
-            raise
-        _complain(f"unexpected {type(error).__name__}: {error} (STFGAN_XR_DEBUG=1 shows where; please report it)")
-        sys.exit(UNEXPECTED)
+        known = _known(error)
+        if known is None:
+            _complain(f"unexpected {type(error).__name__}: {error} (STFGAN_XR_DEBUG=1 shows where; please report it)")
+        code = UNEXPECTED if known is None else known
+    sys.exit(code)
+
+
+def _bars(label: str, results: Iterable[Any], total: int, megapixels: float) -> Iterator[Any]:
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("blocks"),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True), TextColumn("left"),
+    )  # fmt: skip
+    started = time.monotonic()
+    with Progress(*columns, console=err) as progress:
+        task = progress.add_task(label, total=total, rate="")
+        for done, result in enumerate(results, 1):
+            rate = done * megapixels / max(time.monotonic() - started, 1e-3)
+            progress.update(task, completed=done, rate=f"{rate:.3g} Mpx/s")
+            yield result
+
+
+def _lines(label: str, results: Iterable[Any], total: int, megapixels: float) -> Iterator[Any]:
+    started = last = time.monotonic()
+    for done, result in enumerate(results, 1):
+        now = time.monotonic()
+        if done == total or now - last > LINE_SECONDS:
+            elapsed = max(now - started, 1e-3)
+            left = elapsed / done * (total - done)
+            err.print(f"{label}: {done}/{total} blocks, {done * megapixels / elapsed:.3g} Mpx/s, {left:.0f} s left")
+            last = now
+        yield result
+
+
+def track(label: str, results: Iterable[Any], total: int, megapixels: float) -> Iterator[Any]:
+    """Pass results on and show blocks done, pixels a second and time left.
+
+    Parameters
+    ----------
+    label
+        What is being made.
+    results
+        One result a block, as they finish.
+    total
+        Blocks expected.
+    megapixels
+        Pixels of one block and day, in millions, times its days.
+    """
+    shown = _bars if err.is_terminal else _lines
+    yield from shown(label, results, total, megapixels)

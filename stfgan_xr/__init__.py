@@ -15,7 +15,7 @@ try:
 except PackageNotFoundError:  # a source tree that was not installed
     __version__ = "0.0.0"
 
-_HOMES = {"open_cube": "store", "fuse": "fuse"}
+_HOMES = {"open_cube": "store", "fuse": "fusion"}
 __all__ = ["__version__", "fuse", "open_cube"]
 
 

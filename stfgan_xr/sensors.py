@@ -189,9 +189,9 @@ def mcd43a4_observation(quality: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16
     A cell is FILL where no band has a value; LOW_QUALITY where any band has a magnitude inversion. Single bands
     without a value are fill in that band (:func:`mcd43a4_usable`).
     """
-    fill = (quality > 1).all(axis=0)
-    low = (quality == 1).any(axis=0) & ~fill
-    return fill * np.uint16(Observation.FILL) | low * np.uint16(Observation.LOW_QUALITY)
+    fill: npt.NDArray[np.bool_] = (quality > 1).all(axis=0)
+    low: npt.NDArray[np.bool_] = (quality == 1).any(axis=0) & ~fill
+    return fill.astype(np.uint16) * np.uint16(Observation.FILL) | low.astype(np.uint16) * np.uint16(Observation.LOW_QUALITY)
 
 
 def mcd43a4_usable(quality: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
@@ -201,4 +201,5 @@ def mcd43a4_usable(quality: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 
 def is_clear(observation: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
     """Where an observation can be used."""
-    return (observation & np.uint16(NOT_CLEAR)) == 0
+    clear: npt.NDArray[np.bool_] = (observation & np.uint16(NOT_CLEAR)) == 0
+    return clear

@@ -1,0 +1,175 @@
+"""The main command: from an area and dates to a daily Landsat-like cube."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines import cubes
+from pipelines.console import err, main, out
+from stfgan_xr import __version__, fusion, store
+from stfgan_xr import days as calendar
+from stfgan_xr.cluster import connect
+from stfgan_xr.errors import InputError, NothingToDo
+from stfgan_xr.grid import describe
+from stfgan_xr.predictors.methods import METHODS, make
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from stfgan_xr.predictors import Predictor
+
+Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")]
+Model = Annotated[Path | None, typer.Option(help="Trained weights (.safetensors). Default: those of the package.")]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and what is done in it."""
+
+    folder: Path
+    request: cubes.Request
+    method: str
+    predictor: Predictor
+    keep_observed: bool
+
+    def identity(self) -> dict[str, Any]:
+        """Parameters that must be the same for the folder to be gone on with."""
+        return self.request.identity() | {
+            "method": self.method,
+            "model": getattr(self.predictor, "sha256", None),
+            "keep_observed": self.keep_observed,
+        }
+
+    @property
+    def result(self) -> Path:
+        """The fused cube."""
+        return self.folder / "fused.zarr"
+
+    def job(self, landsat: xr.Dataset, modis: xr.Dataset) -> fusion.Job:
+        """The fusion of two cubes, laid out."""
+        return fusion.plan(
+            landsat, modis, self.predictor, self.request.days,
+            bracket_days=self.request.bracket_days, keep_observed=self.keep_observed,
+        )  # fmt: skip
+
+    def document(self, **more: Any) -> dict[str, Any]:
+        """What ``run.json`` holds."""
+        return {"request": self.identity(), "stfgan_xr": __version__, "versions": cubes.versions(), **more}
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
+
+
+def _show_plan(run: Run, source: cubes.Source) -> None:
+    job = run.job(source.landsat, source.modis)
+    layouts = {name: layout for name, (_, layout) in cubes.cube_layouts(source).items()} | {"fused.zarr": job.layout}
+    acquired = [calendar.from_number(n) for n in calendar.to_numbers(source.landsat["time"].values)]
+    out.print(f"area    {describe(source.grid)}")
+    out.print(f"days    {calendar.describe(run.request.days)}, at most {len(acquired) + 1} intervals")
+    out.print(f"Landsat {len(acquired)} days with imagery" + (f", {calendar.describe(acquired)}" if acquired else ""))
+    out.print(f"MODIS   {len(source.modis['time'])} days of {source.modis.odc.geobox.shape.x} x "
+              f"{source.modis.odc.geobox.shape.y} cells")  # fmt: skip
+    out.print(f"method  {run.method}, halo {run.predictor.halo.fine} pixels and {run.predictor.halo.coarse} cells")
+    for name, layout in layouts.items():
+        count = sum(1 for _ in layout.blocks())
+        out.print(f"write   {name:13s}{count:6d} blocks of {layout.run} days, {_size(layout.size())} before compression")
+    out.print(f"memory  about {_size(job.memory())} a worker")
+
+
+def _say_done(run: Run, coverage: float) -> None:
+    out.print(f"done: {run.result}, {calendar.describe(run.request.days)}, {coverage:.1%} of the pixels have a value")
+    out.print(f"open it with  stfgan_xr.open_cube({str(run.result)!r})", markup=False)
+
+
+def _coverage(path: Path) -> float:
+    """Share of pixels that have a value, from the records of the blocks."""
+    records = [json.loads(p.read_text(encoding="utf-8")) for p in (path / store.RECORDS).glob("t*.json")]
+    return sum(r["valid"] for r in records) / max(sum(r["pixels"] for r in records), 1)
+
+
+def _finished(run: Run, document: dict[str, Any]) -> bool:
+    if document.get("status") != "complete" or not store.is_complete(run.result):
+        return False
+    out.print(f"nothing to do: {run.result} is complete for {calendar.describe(run.request.days)}")
+    return True
+
+
+def _execute(run: Run, source: cubes.Source, client: Any) -> dict[str, Any]:
+    states = cubes.write_cubes(source, run.folder, client)
+    landsat, modis = (store.open_cube(run.folder / name) for name in ("landsat.zarr", "modis.zarr"))
+    job = run.job(landsat, modis)
+    identity = run.identity() | {"inputs": {name: state["sha256"] for name, state in states.items()}}
+    attributes = {"title": f"Daily Landsat-like reflectance by {run.method}", "source": json.dumps(source.origin)}
+    pending = store.prepare(run.result, job.layout, identity, attributes)
+    cubes.write_blocks(f"fused.zarr ({run.method})", job.write_tasks(run.result, pending), pending, job.layout, client)
+    return states | {"fused.zarr": store.seal(run.result)}
+
+
+def command(
+    dates: cubes.Dates = None,
+    aoi: cubes.Aoi = None,
+    catalog: cubes.CatalogName = None,
+    coarse_catalog: cubes.CoarseCatalogName = None,
+    pairs: cubes.PairsFile = None,
+    out_folder: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("run"),
+    method: Method = METHODS[0],
+    model: Model = None,
+    bands: cubes.Bands = None,
+    crs: cubes.Crs = None,
+    bracket_days: cubes.BracketDays = 64,
+    keep_observed: Annotated[
+        bool, typer.Option(help="A clear Landsat observation of the day is the product there.")
+    ] = True,
+    workers: cubes.Workers = None,
+    scheduler: cubes.Scheduler = None,
+    cluster: cubes.ClusterKind = "local",
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be read, computed and written, and stop.")] = False,
+    overwrite: cubes.Overwrite = False,
+) -> None:
+    """Fuse Landsat and MODIS into a Landsat-like image of every day of an area.
+
+    The run folder holds items.json, landsat.zarr, modis.zarr, fused.zarr and run.json. The same command again resumes;
+    a finished run is left alone; other parameters on the same folder are refused.
+    """
+    if cluster not in ("local", "cuda"):
+        raise InputError(f"--cluster {cluster!r} is unknown; choose local or cuda, or name a running --scheduler")
+    if method not in METHODS:
+        raise InputError(f"--method {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    request = cubes.make_request(dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days)
+    run = Run(out_folder, request, method, make(method, request.bands, model), keep_observed)
+    document = cubes.check_folder(out_folder, json.loads(json.dumps(run.identity())), overwrite)
+    if _finished(run, document):
+        return
+    source = cubes.open_source(request, out_folder)
+    if plan:
+        _show_plan(run, source)
+        return
+    cubes.write_run(out_folder, run.document(status="writing", **source.origin))
+    several = workers is not None or scheduler is not None or cluster != "local"
+    with connect(cubes.default_workers(workers), scheduler, cluster) if several else nullcontext() as client:
+        if client is not None:
+            err.print(f"dashboard: {client.dashboard_link}")
+        states = _execute(run, source, client)
+    coverage = _coverage(run.result)
+    cubes.write_run(out_folder, run.document(status="complete", coverage=coverage, cubes=states, **source.origin))
+    if coverage == 0:
+        raise NothingToDo(
+            f"{run.result}: no pixel has a clear Landsat observation within {bracket_days} days and MODIS; "
+            "widen --bracket-days or choose other --dates"
+        )
+    _say_done(run, coverage)
+
+
+if __name__ == "__main__":
+    main(command)

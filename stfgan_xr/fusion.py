@@ -1,0 +1,422 @@
+"""Fusion: a predictor over blocks of a region and its days, as a lazy Dataset or written block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from enum import IntFlag
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from dask.delayed import Delayed, delayed
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+
+from stfgan_xr import store
+from stfgan_xr.brackets import FILL_CELLS, FILL_DAYS, DatasetSeries, Interval, intervals, series
+from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
+from stfgan_xr.errors import InputError
+from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
+from stfgan_xr.predictors import CoarseWindow, Predictor
+from stfgan_xr.sensors import FILL, from_reflectance, to_reflectance
+
+AGE_CLASSES = (0, 4, 8, 16, 32, 64)
+"""Upper bounds in days of the age classes 0 to 5; older is 6, none is 7."""
+NO_AGE = 255
+BASE_MEMORY = 450 * 2**20
+"""Bytes of a worker process with its libraries loaded and nothing read."""
+DAYS_AT_ONCE = 4
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class Quality(IntFlag):
+    """Bits of the ``qa`` variable of a fused cube. Bits 8-10 and 11-13 hold the age class before and after."""
+
+    OBSERVED = 1
+    EXTRAPOLATED = 2
+    COARSE_FILLED_IN_TIME = 4
+    COARSE_FILLED_IN_SPACE = 8
+    COARSE_LOW_QUALITY = 16
+    INPUT_CLIPPED = 32
+    BORDER = 64
+    NODATA = 128
+
+
+BEFORE_SHIFT, AFTER_SHIFT = 8, 11
+
+
+@dataclass(frozen=True)
+class Options:
+    """How blocks are fused.
+
+    Attributes
+    ----------
+    bracket_days
+        Landsat observations further from a day than this are not used.
+    keep_observed
+        A clear observation of the day itself is the product there; off, every pixel is predicted.
+    """
+
+    bracket_days: int = 64
+    keep_observed: bool = True
+
+
+def fused_variables(bands: Sequence[str]) -> dict[str, store.Variable]:
+    """The variables of a fused cube: bands, ``qa``, ages in days, and the coarse residual of each band."""
+    flags = {flag.name or "": flag.value for flag in Quality}
+    age = {"units": "days", "long_name": f"days to the nearest clear observation, {NO_AGE} or more: {NO_AGE}"}
+    variables = {band: store.reflectance_variable(band) for band in bands}
+    variables["qa"] = store.flag_variable(flags, Quality.NODATA, "how the pixel was made")
+    for name in ("days_before", "days_after"):
+        variables[name] = store.Variable("uint8", NO_AGE, attributes=age)
+    for band in bands:
+        variables[f"residual_{band}"] = store.reflectance_variable(f"{band} mean of fused minus coarse", store.COARSE)
+    return variables
+
+
+def _age_class(age: npt.NDArray[np.integer]) -> npt.NDArray[np.uint16]:
+    return np.searchsorted(np.array(AGE_CLASSES), age).astype(np.uint16)
+
+
+def _expand(cells: npt.NDArray[np.bool_], ratio: int) -> npt.NDArray[np.bool_]:
+    return cells.repeat(ratio, axis=-2).repeat(ratio, axis=-1)
+
+
+def _grow(cells: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    # Bilinear interpolation draws on the neighbouring cells: a hole reaches half a cell into them.
+    height, width = cells.shape[-2:]
+    padded = np.pad(cells, [(0, 0)] * (cells.ndim - 2) + [(1, 1), (1, 1)])
+    parts = [padded[..., y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    grown: npt.NDArray[np.bool_] = np.logical_or.reduce(parts)
+    return grown
+
+
+def _border(window: Window, shape: tuple[int, int], reach: int) -> npt.NDArray[np.bool_]:
+    """Pixels of a window closer to the edge of the grid than ``reach``."""
+    rows, columns = np.arange(window.top, window.bottom), np.arange(window.left, window.right)
+    near_rows = (rows < reach) | (rows >= shape[0] - reach)
+    near_columns = (columns < reach) | (columns >= shape[1] - reach)
+    return near_rows[:, None] | near_columns[None, :]
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """The arrays of a block while they are filled, and what its days have in common."""
+
+    arrays: Arrays
+    bands: tuple[str, ...]
+    ratio: int
+    needs_coarse: bool
+    border: npt.NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, window: Window, shape: tuple[int, int], count: int, predictor: Predictor, ratio: int) -> _Canvas:
+        cells = window.cells(ratio).shape
+        arrays = {
+            name: np.full((count, *(cells if v.dims == store.COARSE else window.shape)), v.fill, v.dtype)
+            for name, v in fused_variables(predictor.bands).items()
+        }
+        needs_coarse = predictor.halo.coarse > 0
+        # Only the mirrored pixels that a block's own halo shows to the predictor count.
+        return cls(arrays, predictor.bands, ratio, needs_coarse, _border(window, shape, predictor.halo.fine))
+
+    def paint(
+        self, at: int, day: int, which: int, interval: Interval, mean: npt.NDArray[np.float32], clipped: Any, keep: bool
+    ) -> None:
+        """Day ``day``, the ``which``-th of an interval, into time step ``at``."""
+        gaps = interval.gaps
+        nodata = interval.missing.copy()
+        if self.needs_coarse:
+            nodata |= _expand(_grow(gaps.missing[which]), self.ratio)
+        observed = (interval.day_before == day) & ~interval.missing if keep else np.zeros_like(nodata)
+        nodata &= ~observed
+        halo = interval.bracket.halo.fine
+        inner = slice(halo, -halo) if halo else slice(None)
+        values = np.where(observed, interval.bracket.fine_before[:, inner, inner], mean)
+        nodata |= ~np.isfinite(values).all(axis=0)
+        values[:, nodata] = np.nan
+        for band, value in zip(self.bands, from_reflectance(values), strict=True):
+            self.arrays[band][at] = value
+        self.arrays["qa"][at] = self._quality(day, which, interval, observed, nodata, clipped)
+        before, after = self._ages(day, interval)
+        self.arrays["days_before"][at] = np.where(nodata, NO_AGE, before.clip(max=NO_AGE))
+        self.arrays["days_after"][at] = np.where(nodata, NO_AGE, after.clip(max=NO_AGE))
+        self._residual(at, interval.coarse.on(day), gaps.missing[which], interval.bracket.halo.coarse)
+
+    @staticmethod
+    def _ages(day: int, interval: Interval) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        before, after = day - interval.day_before, interval.day_after - day
+        # Where one side is missing both hold the other: its age is negative on the missing side.
+        none = np.int32(NO_AGE)
+        return np.where(before < 0, none, before), np.where(after < 0, none, after)
+
+    def _quality(self, day: int, which: int, interval: Interval, observed: Any, nodata: Any, clipped: Any) -> Any:
+        gaps, predicted = interval.gaps, ~observed & ~nodata
+        qa = observed * np.uint16(Quality.OBSERVED) | nodata * np.uint16(Quality.NODATA)
+        qa |= (interval.extrapolated & predicted) * np.uint16(Quality.EXTRAPOLATED)
+        qa |= (self.border & predicted) * np.uint16(Quality.BORDER)
+        if clipped is not None:
+            qa |= (clipped & predicted) * np.uint16(Quality.INPUT_CLIPPED)
+        if self.needs_coarse:
+            for cells, flag in (
+                (gaps.in_time[which], Quality.COARSE_FILLED_IN_TIME),
+                (gaps.in_space[which], Quality.COARSE_FILLED_IN_SPACE),
+                (gaps.low_quality[which], Quality.COARSE_LOW_QUALITY),
+            ):
+                qa |= (_expand(cells, self.ratio) & predicted) * np.uint16(flag)
+        before, after = self._ages(day, interval)
+        ages = (_age_class(before) << np.uint16(BEFORE_SHIFT)) | (_age_class(after) << np.uint16(AFTER_SHIFT))
+        return np.where(nodata, qa, qa | ages)
+
+    def _residual(self, at: int, coarse: Any, missing: Any, halo: int) -> None:
+        inner = slice(halo, -halo) if halo else slice(None)
+        for number, band in enumerate(self.bands):
+            fused = to_reflectance(self.arrays[band][at])
+            height, width = missing.shape
+            blocks = fused.reshape(height, self.ratio, width, self.ratio)
+            known = ~np.isnan(blocks)
+            count = known.sum(axis=(1, 3))
+            mean = np.where(known, blocks, np.float32(0)).sum(axis=(1, 3)) / np.maximum(count, 1)
+            departure = np.where((count > 0) & ~missing, mean - coarse[number, inner, inner], np.float32(np.nan))
+            self.arrays[f"residual_{band}"][at] = from_reflectance(departure.astype(np.float32))
+
+
+def _batches(days: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    for start in range(0, len(days), DAYS_AT_ONCE):
+        yield tuple(days[start : start + DAYS_AT_ONCE])
+
+
+def fuse_block(
+    landsat: DatasetSeries, modis: DatasetSeries, predictor: Predictor, window: Window, days: Sequence[int], options: Options
+) -> Arrays:
+    """The arrays of one block of a fused cube, as they are stored.
+
+    Parameters
+    ----------
+    landsat, modis
+        What the block reads from.
+    predictor
+        The method.
+    window
+        Fine pixels of the block, from a multiple of :func:`stfgan_xr.grid.tile_step`.
+    days
+        Target days since 1970-01-01.
+    options
+        Bracket range and treatment of observed pixels.
+
+    Returns
+    -------
+    dict
+        For each of :func:`fused_variables` its values.
+    """
+    ratio = landsat.shape[0] // modis.shape[0]
+    canvas = _Canvas.empty(window, landsat.shape, len(days), predictor, ratio)
+    at = 0
+    for interval in intervals(landsat, modis, window, days, predictor.halo, ratio, options.bracket_days):
+        if interval.missing.all() and not options.keep_observed:
+            at += len(interval.days)
+            continue
+        prepared = predictor.prepare(interval.bracket)
+        done = 0
+        for batch in _batches(interval.days):
+            part = CoarseWindow(batch, interval.coarse.series, interval.coarse.series_days)
+            prediction = predictor.predict(prepared, part)
+            for number, day in enumerate(batch):
+                clipped = prediction.clipped[number] if prediction.clipped is not None else None
+                canvas.paint(at, day, done + number, interval, prediction.mean[number], clipped, options.keep_observed)
+                at += 1
+            done += len(batch)
+    return canvas.arrays
+
+
+def _grid(dataset: xr.Dataset) -> GeoBox:
+    grid = dataset.odc.geobox
+    if not isinstance(grid, GeoBox):
+        raise InputError("the Dataset has no georeference; open it with open_cube, or assign spatial_ref, y and x")
+    return grid
+
+
+def _write_block(path: Path, layout: store.Layout, block: store.Block, arrays: Arrays) -> dict[str, Any]:
+    nodata = (arrays["qa"] & np.uint16(Quality.NODATA)) != 0
+    return store.write_block(path, layout, block, arrays, pixels=nodata.size, valid=int((~nodata).sum()))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fusion that is ready to run: what to read, how, and the layout of the result.
+
+    Attributes
+    ----------
+    landsat, modis
+        Fine and coarse series on nested grids.
+    predictor
+        The method.
+    layout
+        Grid, days, variables, tile and run of the result.
+    options
+        How blocks are fused.
+    """
+
+    landsat: DatasetSeries
+    modis: DatasetSeries
+    predictor: Predictor
+    layout: store.Layout
+    options: Options
+
+    def block(self, block: store.Block) -> Delayed:
+        """The arrays of one block as a task. In-memory and dask series are cut to what it needs; stored ones are not."""
+        days = [to_number(day) for day in self.layout.days[block.first : block.last]]
+        arguments = (self.predictor, block.window, days, self.options)
+        task: Delayed = delayed(fuse_block, pure=False)(*self._sources(block.window, days), *arguments)
+        return task
+
+    def _sources(self, window: Window, days: Sequence[int]) -> tuple[Any, Any]:
+        halo, ratio = self.predictor.halo, self.layout.ratio
+        reach = self.options.bracket_days
+        cells = window.cells(ratio).pad(halo.coarse + FILL_CELLS)
+        pixels = cells.pixels(ratio)
+        wide = Window(
+            min(pixels.top, window.top - halo.fine), max(pixels.bottom, window.bottom + halo.fine),
+            min(pixels.left, window.left - halo.fine), max(pixels.right, window.right + halo.fine),
+        )  # fmt: skip
+        fine = self.landsat.crop(wide, days[0] - reach, days[-1] + reach)
+        more = reach + FILL_DAYS + halo.days
+        coarse = self.modis.crop(cells, days[0] - more, days[-1] + more)
+        return fine, coarse
+
+    def write_tasks(self, path: Path, pending: Iterable[store.Block]) -> Iterator[Delayed]:
+        """One task for each block: fuse, write whole shards, return the record."""
+        for block in pending:
+            yield delayed(_write_block, pure=False)(path, self.layout, block, self.block(block))
+
+    def memory(self) -> float:
+        """Bytes a worker needs for one block, roughly: its arrays, its inputs with halo, and the network's maps."""
+        layout, halo, bands = self.layout, self.predictor.halo, len(self.predictor.bands)
+        height, width = (min(side, layout.tile) for side in layout.shape)
+        days = min(layout.run, len(layout.days))
+        # Arrays of the block: bands, qa and ages, once as arrays and once while a shard is encoded.
+        block = height * width * days * (2 * bands + 4) * 1.5
+        near = (height + 2 * halo.fine) * (width + 2 * halo.fine)
+        margin = 2 * (halo.coarse + FILL_CELLS) * layout.ratio
+        wide = (height + margin) * (width + margin)
+        acquisitions = min(len(self.landsat.days), days + 2 * self.options.bracket_days)
+        fine = near * 4 * bands * 8 + wide * (acquisitions + 12)
+        coarse_days = days + 2 * (self.options.bracket_days + FILL_DAYS)
+        coarse = wide / layout.ratio**2 * coarse_days * bands * 4 * 6
+        network = near * 4 * float(getattr(self.predictor, "maps", 2 * bands))
+        return block + fine + coarse + network + BASE_MEMORY
+
+    def lazy(self) -> xr.Dataset:
+        """The result as a Dataset of dask arrays, one chunk a block, decoded to reflectance."""
+        blocks = {block: self.block(block) for block in self.layout.blocks()}
+        variables = {
+            name: (variable.dims, self._assemble(name, variable, blocks), dict(variable.attributes))
+            for name, variable in self.layout.variables.items()
+        }
+        return _decoded(variables, self.layout)
+
+    def _assemble(self, name: str, variable: store.Variable, blocks: Mapping[store.Block, Any]) -> Any:
+        scale = self.layout.scale(variable)
+        nested: dict[int, dict[int, dict[int, da.Array]]] = {}
+        for block, task in blocks.items():
+            shape = (block.last - block.first, *(side // scale for side in block.window.shape))
+            part = da.from_delayed(task[name], shape, variable.dtype)
+            nested.setdefault(block.first, {}).setdefault(block.window.top, {})[block.window.left] = part
+        return da.block([[list(row.values()) for row in times.values()] for times in nested.values()])
+
+
+def _decoded(variables: Mapping[str, Any], layout: store.Layout) -> xr.Dataset:
+    coordinates = dict(xr_coords(layout.grid)) | {"time": to_datetime64(layout.days)}
+    coarse = xr_coords(coarse_grid(layout.grid, layout.ratio))
+    coordinates |= {"yc": coarse["y"].values, "xc": coarse["x"].values}
+    decoded = {}
+    for name, (dims, values, attributes) in variables.items():
+        scaled = attributes.get("_FillValue") == FILL
+        kept = {k: v for k, v in attributes.items() if k not in ("_FillValue", "scale_factor", "add_offset")}
+        lazy = values.map_blocks(to_reflectance, dtype=np.float32) if scaled else values
+        decoded[name] = (dims, lazy, kept | {"grid_mapping": "spatial_ref"})
+    return xr.Dataset(decoded, coordinates)
+
+
+def plan(
+    landsat: xr.Dataset,
+    modis: xr.Dataset,
+    predictor: Predictor,
+    days: Sequence[date] | None = None,
+    *,
+    bracket_days: int = 64,
+    keep_observed: bool = True,
+    tile: int = 1024,
+    run: int = 32,
+) -> Job:
+    """Check the inputs against each other and lay out the blocks; reads no pixels. Arguments as in :func:`fuse`."""
+    fine_grid, coarse = _grid(landsat), _grid(modis)
+    ratio = ratio_of(fine_grid, coarse)
+    for name, dataset in (("landsat", landsat), ("modis", modis)):
+        absent = [band for band in predictor.bands if band not in dataset]
+        if absent:
+            raise InputError(f"{name} has no band {', '.join(absent)}, which the method needs; it has {list(dataset.data_vars)}")
+    if days is None:
+        days = [from_number(number) for number in to_numbers(modis["time"].values)]
+    if not days:
+        raise InputError("no days to fuse")
+    side = store.tile_for((int(fine_grid.shape[0]), int(fine_grid.shape[1])), tile_step(ratio), tile)
+    layout = store.Layout(fine_grid, tuple(days), fused_variables(predictor.bands), side, min(run, len(days)), ratio)
+    return Job(
+        series(landsat, predictor.bands), series(modis, predictor.bands), predictor, layout,
+        Options(bracket_days, keep_observed),
+    )  # fmt: skip
+
+
+def fuse(
+    landsat: xr.Dataset,
+    modis: xr.Dataset,
+    predictor: Predictor,
+    days: Sequence[date] | None = None,
+    *,
+    bracket_days: int = 64,
+    keep_observed: bool = True,
+    tile: int = 1024,
+    run: int = 32,
+) -> xr.Dataset:
+    """A Landsat-like image of every day, lazily: nothing is computed until values are asked for.
+
+    Parameters
+    ----------
+    landsat
+        Fine cube ``(time, y, x)`` of acquisition days: from :func:`stfgan_xr.open_cube`, or any Dataset of reflectance or
+        counts with the bands, ``qa`` and a georeference.
+    modis
+        Coarse cube of every day on a nested grid (cells of whole fine pixels over the same ground).
+    predictor
+        The method, from :func:`stfgan_xr.predictors.methods.make`.
+    days
+        Target days; by default those of ``modis``.
+    bracket_days
+        Landsat observations further from a day than this are not used.
+    keep_observed
+        A clear observation of the day itself is the product there; off, every pixel is predicted.
+    tile, run
+        Pixels along a block and days of a block.
+
+    Returns
+    -------
+    xarray.Dataset
+        float32 reflectance of the bands with NaN where there is nothing to predict from, ``qa``
+        (:class:`Quality`), ``days_before``, ``days_after`` (days to the clear observations used, 255: none) and
+        ``residual_<band>`` ``(time, yc, xc)``, the cell mean of the result minus the coarse image.
+
+    Raises
+    ------
+    InputError
+        If bands are absent or the grids are not nested.
+    """
+    return plan(
+        landsat, modis, predictor, days, bracket_days=bracket_days, keep_observed=keep_observed, tile=tile, run=run
+    ).lazy()

@@ -1,0 +1,45 @@
+"""The methods by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stfgan_xr.errors import InputError
+from stfgan_xr.predictors import Predictor
+from stfgan_xr.predictors.simple import Delta, Linear, Persistence
+
+_SIMPLE = {"persistence": Persistence, "linear": Linear, "delta": Delta}
+METHODS = ("stfgan", *_SIMPLE)
+"""Names of the methods, the default first."""
+
+
+def make(method: str, bands: Sequence[str], model: str | Path | None = None) -> Predictor:
+    """The predictor of a method for some bands.
+
+    Parameters
+    ----------
+    method
+        One of :data:`METHODS`.
+    bands
+        Names of the bands, in the order of the cubes.
+    model
+        Checkpoint of a trained method; by default the weights that come with the package.
+
+    Raises
+    ------
+    InputError
+        If the method is unknown, the model cannot be read or was trained for other bands.
+
+    >>> make("delta", ["red", "nir"]).bands
+    ('red', 'nir')
+    """
+    if method in _SIMPLE:
+        if model is not None:
+            raise InputError(f"--model: {method} has no weights; leave it out")
+        return _SIMPLE[method](tuple(bands))
+    if method == "stfgan":
+        from stfgan_xr.predictors.stfgan import load
+
+        return load(model, tuple(bands))
+    raise InputError(f"--method {method!r} is unknown; choose one of {', '.join(METHODS)}")

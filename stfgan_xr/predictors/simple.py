@@ -1,0 +1,116 @@
+"""The methods without a window: persistence, linear and delta, the bar every other method has to clear.
+
+Delta is the mean of ``F1 + up(C2 - C1)`` and ``F3 + up(C2 - C3)`` weighted by closeness in time; it is also the anchor
+that STFGAN corrects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from stfgan_xr.grid import Halo
+from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
+from stfgan_xr.predictors.resample import upsample
+
+
+@dataclass(frozen=True)
+class BracketTensors:
+    """A :class:`~stfgan_xr.predictors.Bracket` as tensors, cut to the block plus ``margin`` fine pixels."""
+
+    fine_before: Tensor
+    fine_after: Tensor
+    coarse_before: Tensor
+    coarse_after: Tensor
+    day_before: Tensor
+    day_after: Tensor
+    ratio: int
+    halo: Halo
+    margin: int
+
+    def up(self, coarse: Tensor) -> Tensor:
+        """Coarse cells ``(..., cy, cx)`` at the fine pixels of the block plus margin."""
+        rows, columns = self.day_before.shape
+        start = (-self.margin, -self.margin)
+        return upsample(coarse, (rows, columns), ratio=self.ratio, halo=self.halo.coarse, start=start)
+
+    def crop(self, margin: int) -> BracketTensors:
+        """The same with a smaller margin."""
+        cut = self.margin - margin
+        if cut == 0:
+            return self
+        inner = slice(cut, -cut)
+        names = ("fine_before", "fine_after", "day_before", "day_after")
+        return replace(self, margin=margin, **{name: getattr(self, name)[..., inner, inner] for name in names})
+
+
+def to_tensors(bracket: Bracket, device: torch.device) -> BracketTensors:
+    """The arrays of a bracket on a device, with the whole fine halo as margin."""
+    arrays = (bracket.fine_before, bracket.fine_after, bracket.coarse_before, bracket.coarse_after)
+    fields = [torch.from_numpy(array).to(device) for array in (*arrays, bracket.day_before, bracket.day_after)]
+    return BracketTensors(*fields, ratio=bracket.ratio, halo=bracket.halo, margin=bracket.halo.fine)
+
+
+def weight_after(pair: BracketTensors, day: int) -> Tensor:
+    """Weight ``(y, x)`` of the later observation: 0 on the day of the earlier one, 1 on its own, held outside."""
+    span = (pair.day_after - pair.day_before).clamp(min=1)
+    return ((day - pair.day_before) / span).clamp(0, 1)
+
+
+def linear(pair: BracketTensors, day: int) -> Tensor:
+    """Fine reflectance ``(band, y, x)`` interpolated in time."""
+    return torch.lerp(pair.fine_before, pair.fine_after, weight_after(pair, day)[None])
+
+
+def delta(pair: BracketTensors, day: int, coarse: Tensor) -> Tensor:
+    """Linear interpolation plus the coarse image's departure from its own: ``(band, y, x)``.
+
+    Algebraically the weighted mean of ``F1 + up(C2 - C1)`` and ``F3 + up(C2 - C3)`` (EFAST without its cloud
+    weights, Senty et al. 2024).
+    """
+    change_before = pair.up(coarse - pair.coarse_before)
+    change_after = pair.up(coarse - pair.coarse_after)
+    weight = weight_after(pair, day)[None]
+    return torch.lerp(pair.fine_before + change_before, pair.fine_after + change_after, weight)
+
+
+@dataclass(frozen=True)
+class Persistence:
+    """The observation nearest in time; of two equally near the earlier."""
+
+    bands: tuple[str, ...]
+    halo: Halo = Halo(fine=0, coarse=0)
+
+    def prepare(self, bracket: Bracket) -> BracketTensors:
+        """The bracket as tensors."""
+        return to_tensors(bracket, torch.device("cpu"))
+
+    def _on(self, pair: BracketTensors, day: int, _: Tensor) -> Tensor:
+        before = (day - pair.day_before).abs() <= (pair.day_after - day).abs()
+        return torch.where(before, pair.fine_before, pair.fine_after)
+
+    def predict(self, prepared: BracketTensors, coarse: CoarseWindow) -> Prediction:
+        """Mean ``(day, band, y, x)`` of the target days."""
+        with torch.inference_mode():
+            days = [self._on(prepared, day, torch.from_numpy(coarse.on(day))) for day in coarse.days]
+            return Prediction(torch.stack(days).numpy())
+
+
+@dataclass(frozen=True)
+class Linear(Persistence):
+    """The observations before and after, interpolated in time."""
+
+    def _on(self, pair: BracketTensors, day: int, _: Tensor) -> Tensor:
+        return linear(pair, day)
+
+
+@dataclass(frozen=True)
+class Delta(Persistence):
+    """Each observation plus the coarse change since or until then, weighted by closeness in time."""
+
+    halo: Halo = Halo(fine=0, coarse=1)
+
+    def _on(self, pair: BracketTensors, day: int, coarse: Tensor) -> Tensor:
+        return delta(pair, day, coarse)
