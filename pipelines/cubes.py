@@ -27,7 +27,6 @@ from stfgan_xr.sensors import BANDS
 
 if TYPE_CHECKING:
     from distributed import Client
-
     from stfgan_xr.catalog import Catalog, Scene
     from stfgan_xr.datasets import Pairs
 
@@ -140,7 +139,9 @@ def parse_bands(text: str | None, known: Sequence[str] | None = None) -> tuple[s
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     unknown = [band for band in wanted if band not in known]
     if unknown or not wanted:
-        raise InputError(f"--bands {text!r}: {', '.join(unknown) or 'no band'} is unknown; choose from {', '.join(known)}")
+        raise InputError(
+            f"--bands {text!r}: {', '.join(unknown) or 'no band'} is unknown; choose from {', '.join(known)}"
+        )
     return tuple(band for band in known if band in wanted)
 
 
@@ -154,7 +155,9 @@ def open_catalog(name: str) -> Catalog:
         world = simulate.World()
         folder = simulate.default_folder(world)
         if not (folder / "catalog.toml").is_file():
-            err.print(f"demo: simulating satellites over {world.size} x {world.size} pixels and {world.days} days, once")
+            err.print(
+                f"demo: simulating satellites over {world.size} x {world.size} pixels and {world.days} days, once"
+            )
         return catalog.open_catalog(str(simulate.ensure_world(world, folder) / "catalog.toml"))
     return catalog.open_catalog(name)
 
@@ -286,7 +289,9 @@ def megapixels(layout: store.Layout) -> float:
     return height * width * min(layout.run, len(layout.days)) / 1e6
 
 
-def write_blocks(label: str, tasks: Iterable[Any], pending: Sequence[store.Block], layout: store.Layout, client: Any) -> None:
+def write_blocks(
+    label: str, tasks: Iterable[Any], pending: Sequence[store.Block], layout: store.Layout, client: Any
+) -> None:
     """Run the tasks of a cube's blocks and show how far they are."""
     for _ in track(label, run(tasks, client), len(pending), megapixels(layout)):
         pass
@@ -368,10 +373,14 @@ def command(
     if overwrite and (out_folder / "run.json").is_file():
         check_folder(out_folder, request.identity(), overwrite)
     source = open_source(request, out_folder)
-    out.print(f"grid: {describe(source.grid)}; {len(source.landsat.time)} Landsat days, {len(source.modis.time)} MODIS days")
+    out.print(
+        f"grid: {describe(source.grid)}; {len(source.landsat.time)} Landsat days, {len(source.modis.time)} MODIS days"
+    )
     with connect(default_workers(workers), scheduler) if workers or scheduler else nullcontext() as client:
         write_cubes(source, out_folder, client)
-    out.print(f"done: {out_folder / 'landsat.zarr'} and {out_folder / 'modis.zarr'}; open them with stfgan_xr.open_cube")
+    out.print(
+        f"done: {out_folder / 'landsat.zarr'} and {out_folder / 'modis.zarr'}; open them with stfgan_xr.open_cube"
+    )
 
 
 if __name__ == "__main__":

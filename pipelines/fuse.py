@@ -83,7 +83,9 @@ def _show_plan(run: Run, source: cubes.Source) -> None:
     out.print(f"method  {run.method}, halo {run.predictor.halo.fine} pixels and {run.predictor.halo.coarse} cells")
     for name, layout in layouts.items():
         count = sum(1 for _ in layout.blocks())
-        out.print(f"write   {name:13s}{count:6d} blocks of {layout.run} days, {_size(layout.size())} before compression")
+        out.print(
+            f"write   {name:13s}{count:6d} blocks of {layout.run} days, {_size(layout.size())} before compression"
+        )
     out.print(f"memory  about {_size(job.memory())} a worker")
 
 
@@ -134,7 +136,9 @@ def command(
     workers: cubes.Workers = None,
     scheduler: cubes.Scheduler = None,
     cluster: cubes.ClusterKind = "local",
-    plan: Annotated[bool, typer.Option("--plan", help="Show what would be read, computed and written, and stop.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what would be read, computed and written, and stop.")
+    ] = False,
     overwrite: cubes.Overwrite = False,
 ) -> None:
     """Fuse Landsat and MODIS into a Landsat-like image of every day of an area.

@@ -94,8 +94,7 @@ class DatasetSeries:
         """Observation bits ``(time, y, x)``; without a ``qa`` variable, FILL where a band has no value."""
         if "qa" in self.dataset:
             return self._cut("qa", indices, window).astype(np.uint16)
-        gap: Bool = np.isnan(self.read(indices, window)).any(axis=1)
-        return gap.astype(np.uint16) * np.uint16(Observation.FILL)
+        return _any_nan(self.read(indices, window), 1).astype(np.uint16) * np.uint16(Observation.FILL)
 
     def select(self, days: Sequence[int]) -> Self:
         """The series of some of its days only."""
@@ -131,6 +130,10 @@ def band_names(dataset: xr.Dataset) -> tuple[str, ...]:
     images = [str(n) for n, v in dataset.data_vars.items() if v.dims == ("time", "y", "x")]
     others = [n for n in images if n not in BANDS and n not in ("qa", "days_before", "days_after")]
     return tuple(band for band in BANDS if band in images) + tuple(others)
+
+
+def _any_nan(values: Float, axis: int) -> Bool:
+    return np.asarray(np.isnan(values).any(axis=axis), bool)
 
 
 def _as_slice(indices: Sequence[int]) -> slice | list[int]:
@@ -266,7 +269,7 @@ def fill_in_time(values: Float, reach: int = FILL_DAYS) -> Float:
 def _fill_in_space(values: Float) -> tuple[Float, Bool]:
     """Cells without a value in any band take the nearest complete cell; ``(day, band, cy, cx)`` and where it did."""
     filled, where = values, np.zeros((values.shape[0], *values.shape[2:]), bool)
-    valid: Bool = ~np.isnan(values).any(axis=1)
+    valid = ~_any_nan(values, 1)
     for day in np.flatnonzero(~valid.all(axis=(1, 2)) & valid.any(axis=(1, 2))):
         rows, columns, found = nearest_valid(valid[day])
         where[day] = found & ~valid[day]
@@ -302,8 +305,8 @@ def _read_coarse(modis: Series, cells: Window, first: int, last: int) -> _Coarse
     values[np.broadcast_to(~is_clear(qa)[:, None], values.shape)] = np.nan
     in_time = fill_in_time(values)
     in_space, where = _fill_in_space(in_time)
-    by_time: Bool = (np.isnan(values) & ~np.isnan(in_time)).any(axis=1)
-    missing: Bool = np.isnan(in_space).any(axis=1)
+    by_time = _any_nan(np.where(np.isnan(in_time), np.float32(0), values), 1)
+    missing = _any_nan(in_space, 1)
     low_quality = (qa & np.uint16(Observation.LOW_QUALITY)) != 0
     gaps = CoarseGaps(by_time, where, low_quality, missing)
     return _Coarse(inside, start, in_space, gaps)
@@ -416,8 +419,7 @@ def _coarse_composite(coarse: _Coarse, chosen: Index, days: Sequence[int], ratio
         known = count * ~np.isnan(values).any(axis=0)
         total += np.where(known > 0, values, np.float32(0)) * known
         weight += known
-    mean: Float = total / np.maximum(weight, np.float32(1))
-    return mean
+    return (total / np.maximum(weight, 1)).astype(np.float32)
 
 
 def _acquired(chosen: Index, days: Sequence[int], none: int) -> npt.NDArray[np.int32]:
@@ -474,7 +476,7 @@ def intervals(
         for chosen in (choice.before, choice.after):
             composite = _coarse_composite(coarse, chosen, landsat.days, ratio)
             image = fine.gather(chosen[cut_near])
-            missing = missing | np.isnan(image).any(axis=0)
+            missing = missing | _any_nan(image, 0)
             sides.append((chosen, composite, _fill_fine(image, composite, near, coarse.inside, ratio)))
         (before, coarse_before, fine_before), (after, coarse_after, fine_after) = sides
         acquired = [_acquired(chosen, landsat.days, run[0]) for chosen in (before, after)]
@@ -513,7 +515,7 @@ def _relative(window: Window, outer: Window) -> tuple[slice, slice]:
 
 def _fill_fine(image: Float, composite: Float, near: Window, cells: Window, ratio: int) -> Float:
     """Pixels without an observation take the coarse value of their cell, so that a network sees no hole."""
-    gap = np.isnan(image).any(axis=0)
+    gap = _any_nan(image, 0)
     if not gap.any():
         return image
     rows, columns = np.nonzero(gap)

@@ -42,7 +42,9 @@ def resolve(path: str | os.PathLike[str]) -> Path:
         found = sorted(given.glob("*.safetensors"))
         if len(found) != 1:
             names = ", ".join(file.name for file in found) or "none"
-            raise InputError(f"{given}: expected one checkpoint (*.safetensors) in the folder, found {names}; name the file")
+            raise InputError(
+                f"{given}: expected one checkpoint (*.safetensors) in the folder, found {names}; name the file"
+            )
         return found[0]
     tensors = given if given.suffix == ".safetensors" else given.with_suffix(".safetensors")
     if not tensors.is_file():
@@ -130,11 +132,13 @@ def load_tensors(
     content = _read(file, LARGEST_TENSORS)
     expected = sha256 if sha256 is not None else read_config(file)["sha256"]
     if hashlib.sha256(content).hexdigest() != expected:
-        raise InputError(f"{file}: its SHA-256 is not the one expected ({expected[:12]}...); the file or its .json changed")
+        raise InputError(
+            f"{file}: its SHA-256 is not the one expected ({expected[:12]}...); the file or its .json changed"
+        )
     try:
         tensors = safetensors.numpy.load(content)
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: not a safetensors file ({error})") from None
+        raise InputError(f"{file}: not a safetensors file ({str(error)[:120]})") from None
     _check(file, tensors, shapes)
     return {name: value.astype(np.float32) if value.dtype == np.float16 else value for name, value in tensors.items()}
 
@@ -142,12 +146,16 @@ def load_tensors(
 def _check(file: Path, tensors: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]] | None) -> None:
     if shapes is not None and tensors.keys() != shapes.keys():
         wrong = sorted(tensors.keys() ^ shapes.keys())
-        raise InputError(f"{file}: {len(wrong)} tensors do not belong to or lack for this architecture, such as {wrong[0]!r}")
+        raise InputError(
+            f"{file}: {len(wrong)} tensors do not belong to or lack for this architecture, such as {wrong[0]!r}"
+        )
     for name, value in tensors.items():
         if str(value.dtype) not in DTYPES:
             raise InputError(f"{file}: {name!r} is {value.dtype}; weights are {', '.join(DTYPES)}")
         if shapes is not None and value.shape != tuple(shapes[name]):
-            raise InputError(f"{file}: {name!r} has the shape {value.shape}, the architecture needs {tuple(shapes[name])}")
+            raise InputError(
+                f"{file}: {name!r} has the shape {value.shape}, the architecture needs {tuple(shapes[name])}"
+            )
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise InputError(f"{file}: {name!r} holds numbers that are not finite")
 

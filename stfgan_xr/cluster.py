@@ -59,7 +59,9 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
         try:
             client = Client(scheduler, timeout=15)
         except (OSError, ValueError) as error:
-            raise InputError(f"--scheduler {scheduler}: no Dask scheduler answers there ({type(error).__name__})") from None
+            raise InputError(
+                f"--scheduler {scheduler}: no Dask scheduler answers there ({type(error).__name__})"
+            ) from None
     else:
         client = Client(_cuda_cluster() if kind == "cuda" else _local_cluster(workers))
         client.run(_limit_threads, max(1, cores() // max(workers, 1)))
@@ -86,7 +88,9 @@ def _cuda_cluster() -> Any:
     except ImportError:
         raise InputError("--cluster cuda needs dask-cuda: pip install 'stfgan_xr[cuda]'") from None
     except Exception as error:  # pynvml raises its own types where there is no driver
-        raise InputError(f"--cluster cuda: no usable NVIDIA driver ({type(error).__name__}); use --cluster local") from None
+        raise InputError(
+            f"--cluster cuda: no usable NVIDIA driver ({type(error).__name__}); use --cluster local"
+        ) from None
 
 
 def run(tasks: Iterable[Delayed], client: Client | None) -> Iterator[Any]:

@@ -58,7 +58,7 @@ def _parse_day(text: str, whole: str) -> date:
         return date.fromisoformat(text.strip())
     except ValueError:
         raise InputError(
-            f"--dates {whole!r}: {text.strip()!r} is not a day; write YYYY-MM-DD, START/END, START/END/P8D or a comma list"
+            f"--dates {whole!r}: {text.strip()!r} is not a day; write YYYY-MM-DD, START/END, START/END/P8D or a list"
         ) from None
 
 
@@ -85,7 +85,9 @@ def parse_dates(text: str) -> tuple[date, ...]:
     if rest:
         match = _STEP.match(rest[0]) if len(rest) == 1 else None
         if match is None or int(match[1]) == 0:
-            raise InputError(f"--dates {text!r}: the step must look like P8D (a number of days), not {'/'.join(rest)!r}")
+            raise InputError(
+                f"--dates {text!r}: the step must look like P8D (a number of days), not {'/'.join(rest)!r}"
+            )
         step = int(match[1])
     if last < first:
         raise InputError(f"--dates {text!r}: the end lies before the start; write START/END")

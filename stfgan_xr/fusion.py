@@ -23,7 +23,7 @@ from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
 from stfgan_xr.predictors import CoarseWindow, Predictor
-from stfgan_xr.sensors import FILL, from_reflectance, to_reflectance
+from stfgan_xr.sensors import FILL, SCALE, from_reflectance, to_reflectance
 
 AGE_CLASSES = (0, 4, 8, 16, 32, 64)
 """Upper bounds in days of the age classes 0 to 5; older is 6, none is 7."""
@@ -176,15 +176,16 @@ class _Canvas:
 
     def _residual(self, at: int, coarse: Any, missing: Any, halo: int) -> None:
         inner = slice(halo, -halo) if halo else slice(None)
+        height, width = missing.shape
         for number, band in enumerate(self.bands):
-            fused = to_reflectance(self.arrays[band][at])
-            height, width = missing.shape
-            blocks = fused.reshape(height, self.ratio, width, self.ratio)
-            known = ~np.isnan(blocks)
+            counts = self.arrays[band][at].reshape(height, self.ratio, width, self.ratio)
+            known = counts != FILL
             count = known.sum(axis=(1, 3))
-            mean = np.where(known, blocks, np.float32(0)).sum(axis=(1, 3)) / np.maximum(count, 1)
-            departure = np.where((count > 0) & ~missing, mean - coarse[number, inner, inner], np.float32(np.nan))
-            self.arrays[f"residual_{band}"][at] = from_reflectance(departure.astype(np.float32))
+            # Summed as whole numbers: a sum of floats would depend on the shape of the block.
+            total = np.where(known, counts, 0).sum(axis=(1, 3), dtype=np.int64)
+            mean = total * SCALE / np.maximum(count, 1)
+            departure = np.where((count > 0) & ~missing, mean - coarse[number, inner, inner], np.nan)
+            self.arrays[f"residual_{band}"][at] = from_reflectance(departure)
 
 
 def _batches(days: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -193,7 +194,12 @@ def _batches(days: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def fuse_block(
-    landsat: DatasetSeries, modis: DatasetSeries, predictor: Predictor, window: Window, days: Sequence[int], options: Options
+    landsat: DatasetSeries,
+    modis: DatasetSeries,
+    predictor: Predictor,
+    window: Window,
+    days: Sequence[int],
+    options: Options,
 ) -> Arrays:
     """The arrays of one block of a fused cube, as they are stored.
 
@@ -270,7 +276,7 @@ class Job:
     options: Options
 
     def block(self, block: store.Block) -> Delayed:
-        """The arrays of one block as a task. In-memory and dask series are cut to what it needs; stored ones are not."""
+        """The arrays of one block as a task, which gets just the part of the series that it needs."""
         days = [to_number(day) for day in self.layout.days[block.first : block.last]]
         arguments = (self.predictor, block.window, days, self.options)
         task: Delayed = delayed(fuse_block, pure=False)(*self._sources(block.window, days), *arguments)
@@ -361,7 +367,9 @@ def plan(
     for name, dataset in (("landsat", landsat), ("modis", modis)):
         absent = [band for band in predictor.bands if band not in dataset]
         if absent:
-            raise InputError(f"{name} has no band {', '.join(absent)}, which the method needs; it has {list(dataset.data_vars)}")
+            raise InputError(
+                f"{name} has no band {', '.join(absent)}, which the method needs; it has {list(dataset.data_vars)}"
+            )
     if days is None:
         days = [from_number(number) for number in to_numbers(modis["time"].values)]
     if not days:
@@ -390,8 +398,8 @@ def fuse(
     Parameters
     ----------
     landsat
-        Fine cube ``(time, y, x)`` of acquisition days: from :func:`stfgan_xr.open_cube`, or any Dataset of reflectance or
-        counts with the bands, ``qa`` and a georeference.
+        Fine cube ``(time, y, x)`` of acquisition days: from :func:`stfgan_xr.open_cube`, or any Dataset of
+        reflectance or counts with the bands, ``qa`` and a georeference.
     modis
         Coarse cube of every day on a nested grid (cells of whole fine pixels over the same ground).
     predictor

@@ -43,7 +43,9 @@ def parse_crs(text: str) -> CRS:
     try:
         crs = CRS.from_user_input(text)
     except CRSError:
-        raise InputError(f"--crs {text!r}: not a coordinate reference system; write EPSG:n, for example EPSG:32650") from None
+        raise InputError(
+            f"--crs {text!r}: not a coordinate reference system; write EPSG:n, for example EPSG:32650"
+        ) from None
     if not crs.is_projected or any(axis.unit_name != "metre" for axis in crs.axis_info):
         raise InputError(f"--crs {text!r}: pixels are metres here; choose a projected CRS such as EPSG:32650 (UTM 50N)")
     return crs
@@ -97,12 +99,17 @@ def nested_grid(
     return GeoBox((height, width), affine, target)
 
 
+def _scaled(affine: Affine, ratio: int) -> Affine:
+    a, b, c, d, e, f = tuple(affine)[:6]
+    return Affine(a * ratio, b * ratio, c, d * ratio, e * ratio, f)
+
+
 def coarse_grid(fine: GeoBox, ratio: int = RATIO) -> GeoBox:
     """The grid of coarse cells nested in a fine grid whose sides are multiples of ``ratio``."""
     height, width = fine.shape
     if height % ratio or width % ratio:
         raise InputError(f"a grid of {width} x {height} pixels does not hold whole cells of {ratio} pixels")
-    return GeoBox((height // ratio, width // ratio), fine.affine * Affine.scale(ratio), fine.crs)
+    return GeoBox((height // ratio, width // ratio), _scaled(fine.affine, ratio), fine.crs)
 
 
 def ratio_of(fine: GeoBox, coarse: GeoBox) -> int:
@@ -114,9 +121,12 @@ def ratio_of(fine: GeoBox, coarse: GeoBox) -> int:
         If the CRS, the covered ground or the ratio does not fit, with both grids named.
     """
     ratio = round(fine.shape.x / coarse.shape.x) if coarse.shape.x else 0
-    scaled = fine.affine * Affine.scale(ratio) if ratio else None
-    same_ground = scaled is not None and scaled.almost_equals(coarse.affine, precision=1e-3 * abs(fine.affine.a))
-    if fine.crs != coarse.crs or not same_ground or (coarse.shape.y * ratio, coarse.shape.x * ratio) != tuple(fine.shape):
+    same_ground = _scaled(fine.affine, ratio).almost_equals(coarse.affine, precision=1e-3 * abs(fine.affine.a))
+    if (
+        fine.crs != coarse.crs
+        or not same_ground
+        or (coarse.shape.y * ratio, coarse.shape.x * ratio) != tuple(fine.shape)
+    ):
         raise InputError(
             f"the grids are not nested: fine {describe(fine)}, coarse {describe(coarse)}; "
             "the coarse cells must be whole fine pixels over the same ground"
@@ -128,7 +138,9 @@ def describe(grid: GeoBox) -> str:
     """A short text of a grid for messages: size, pixel and CRS."""
     height, width = grid.shape
     name = f"EPSG:{grid.crs.epsg}" if grid.crs and grid.crs.epsg else "a CRS without EPSG code"
-    return f"{width} x {height} pixels of {abs(grid.affine.a):g} m from ({grid.affine.c:g}, {grid.affine.f:g}) in {name}"
+    return (
+        f"{width} x {height} pixels of {abs(grid.affine.a):g} m from ({grid.affine.c:g}, {grid.affine.f:g}) in {name}"
+    )
 
 
 def tile_step(ratio: int) -> int:
@@ -161,7 +173,7 @@ class Halo:
 
 @dataclass(frozen=True, order=True)
 class Window:
-    """A rectangle of rows and columns, half open; it may reach beyond its grid (:func:`stfgan_xr.brackets.read_padded`)."""
+    """A rectangle of rows and columns, half open; it may reach beyond its grid."""
 
     top: int
     bottom: int

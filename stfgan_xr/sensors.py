@@ -184,14 +184,15 @@ def landsat_observation(
 
 
 def mcd43a4_observation(quality: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
-    """Observation bits from the mandatory quality layers of the bands, shape ``(band, y, x)``: 0 full, 1 magnitude, else fill.
+    """Observation bits from the mandatory quality layers ``(band, y, x)``: 0 full, 1 magnitude inversion, else fill.
 
     A cell is FILL where no band has a value; LOW_QUALITY where any band has a magnitude inversion. Single bands
     without a value are fill in that band (:func:`mcd43a4_usable`).
     """
-    fill: npt.NDArray[np.bool_] = (quality > 1).all(axis=0)
-    low: npt.NDArray[np.bool_] = (quality == 1).any(axis=0) & ~fill
-    return fill.astype(np.uint16) * np.uint16(Observation.FILL) | low.astype(np.uint16) * np.uint16(Observation.LOW_QUALITY)
+    fill = np.asarray((quality > 1).all(axis=0), bool)
+    low = np.asarray((quality == 1).any(axis=0), bool) & ~fill
+    found = np.where(fill, np.uint16(Observation.FILL), np.uint16(0))
+    return np.where(low, np.uint16(Observation.LOW_QUALITY), found).astype(np.uint16)
 
 
 def mcd43a4_usable(quality: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:

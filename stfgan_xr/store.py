@@ -1,7 +1,7 @@
 """Cubes on disk: Zarr groups written block by block, so that a run can stop anywhere and go on.
 
-A cube is created whole from its :class:`Layout` with status ``writing``. A block is one spatial tile over a run of days:
-whole shards of every variable, written by one task, then recorded in ``blocks/``. :func:`seal` sets the status to
+A cube is created whole from its :class:`Layout` with status ``writing``. A block is one spatial tile over a run of
+days: whole shards of every variable, written by one task, then recorded in ``blocks/``. :func:`seal` sets the status to
 ``complete`` when every block has its record. Readers refuse a cube that is not complete.
 """
 
@@ -171,7 +171,8 @@ def _create_variable(group: zarr.Group, name: str, variable: Variable, layout: L
         fill_value=variable.fill,
         compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()],
         dimension_names=variable.dims,
-        attributes={**variable.attributes, "grid_mapping": "spatial_ref"},
+        # xarray takes spatial_ref for a coordinate only if a variable names it as one.
+        attributes={**variable.attributes, "grid_mapping": "spatial_ref", "coordinates": "spatial_ref"},
     )
 
 
@@ -277,7 +278,7 @@ def prepare(
     return [block for block in layout.blocks() if block.name not in done]
 
 
-class translated_disk_errors:  # noqa: N801  (reads as a verb at its uses)
+class translated_disk_errors:
     """Turn a full, read-only or limited disk into :class:`~stfgan_xr.errors.ResourceError`."""
 
     def __init__(self, path: Path) -> None:
@@ -341,9 +342,8 @@ def write_block(path: Path, layout: Layout, block: Block, arrays: Mapping[str, A
         assert isinstance(array, zarr.Array)
         expected = tuple(part.stop - part.start for part in region)
         if arrays[name].shape != expected or arrays[name].dtype != np.dtype(variable.dtype):
-            raise ValueError(
-                f"{name} of {block.name}: {arrays[name].dtype} {arrays[name].shape}, expected {variable.dtype} {expected}"
-            )
+            found = f"{arrays[name].dtype} {arrays[name].shape}"
+            raise ValueError(f"{name} of {block.name}: {found}, expected {variable.dtype} {expected}")
         with translated_disk_errors(path):
             array.with_config({"write_empty_chunks": True})[region] = arrays[name]
     record = {"block": block.name, "sha256": _digest(arrays), **notes}
@@ -360,7 +360,7 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def write_tasks(dataset: xr.Dataset, path: Path, layout: Layout, pending: Iterable[Block]) -> Iterator[Delayed]:
-    """One task for each pending block of a lazy Dataset of counts: compute its arrays, write them, return the record."""
+    """One task for each pending block of a lazy Dataset of counts: compute and write it, return the record."""
     for block in pending:
         rows, columns = block.window.slices
         part = dataset.isel(time=slice(block.first, block.last), y=rows, x=columns)
@@ -380,7 +380,9 @@ def seal(path: Path) -> dict[str, Any]:
     state = _state(path)
     missing = missing_blocks(path)
     if missing:
-        raise IncompleteError(f"{path}: {len(missing)} blocks are missing, first {missing[0]}; run the same command again")
+        raise IncompleteError(
+            f"{path}: {len(missing)} blocks are missing, first {missing[0]}; run the same command again"
+        )
     if state["status"] == "complete":
         return state
     records = sorted((path / RECORDS).glob("t*.json"))
@@ -402,7 +404,9 @@ def missing_blocks(path: Path) -> list[str]:
     run, tile = state["layout"]["run"], state["layout"]["tile"]
     done = {record.stem for record in (path / RECORDS).glob("t*.json")}
     names = (
-        Block(window, t, min(t + run, days)).name for t in range(0, days, run) for window in tiles((height, width), tile)
+        Block(window, t, min(t + run, days)).name
+        for t in range(0, days, run)
+        for window in tiles((height, width), tile)
     )
     return [name for name in names if name not in done]
 
@@ -441,7 +445,7 @@ def _dims(array: zarr.Array[Any]) -> tuple[str | None, ...]:
 def _variable(array: zarr.Array[Any], decode: bool) -> xr.Variable:
     dims = _dims(array)
     scaled = decode and "scale_factor" in array.attrs
-    dropped = {"_FillValue", "scale_factor", "add_offset"} if scaled else set()
+    dropped = {"coordinates"} | ({"_FillValue", "scale_factor", "add_offset"} if scaled else set())
     attributes = {key: value for key, value in array.attrs.items() if key not in dropped}
     return xr.Variable(dims, indexing.LazilyIndexedArray(_Stored(array, scaled)), attributes)
 

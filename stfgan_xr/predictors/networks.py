@@ -65,9 +65,13 @@ class Upscale(nn.Module):
         super().__init__()
         self.conv = _conv(width, 4 * width, 3)
 
+    def expand(self, x: Tensor) -> Tensor:
+        """``(n, w, h, v)`` to ``(n, 4w, h, v)``, before the shuffle."""
+        return functional.relu(self.conv(x), inplace=True)
+
     def forward(self, x: Tensor) -> Tensor:
         """``(n, w, h, v)`` to ``(n, w, 2h, 2v)``."""
-        return functional.pixel_shuffle(functional.relu(self.conv(x), inplace=True), 2)
+        return functional.pixel_shuffle(self.expand(x), 2)
 
 
 def crop(x: Tensor, cut: int) -> Tensor:
@@ -105,7 +109,7 @@ class Generator(nn.Module):
         super().__init__()
         self.bands, self.width = bands, width
         self.coarse = Branch(3 * bands, width, COARSE_BLOCKS)
-        self.upscale = nn.Sequential(Upscale(width), Upscale(width))
+        self.upscale1, self.upscale2 = Upscale(width), Upscale(width)
         self.fine = Branch(2 * bands, width, FINE_BLOCKS)
         self.fusion = _conv(2 * width, bands, 9)
 
@@ -119,8 +123,8 @@ class Generator(nn.Module):
         fine
             ``(n, 2b, h, v)`` fine images before and after, in [-1, 1].
         """
-        features = torch.cat([self.upscale(self.coarse(coarse)), self.fine(fine)], dim=1)  # (n, 2w, h, v)
-        return torch.tanh(self.fusion(features))
+        upscaled = self.upscale2(self.upscale1(self.coarse(coarse)))  # (n, w, h, v)
+        return torch.tanh(self.fusion(torch.cat([upscaled, self.fine(fine)], dim=1)))
 
     def share(self, fine: Tensor, cut: int = 0) -> Tensor:
         """What does not depend on the day: ``(n, b, h - 2 cut, v - 2 cut)``, before the hyperbolic tangent."""
@@ -137,11 +141,10 @@ class Generator(nn.Module):
         shared
             From :meth:`share`; one for all ``n`` or one for each.
         """
-        first, last = self.upscale
         extra = min(cut, REACH_FUSION)
         # The last shuffle is left out: a 9x9 kernel on shuffled channels is a 5x5 kernel on the unshuffled ones, and
         # the map of w channels at full size is never made.
-        half = functional.relu(last.conv(first(self.coarse(coarse))), inplace=True)  # (n, 4w, h/2, v/2)
+        half = self.upscale2.expand(self.upscale1(self.coarse(coarse)))  # (n, 4w, h/2, v/2)
         kernel = shuffled_kernel(self.fusion.weight[:, : self.width])
         part = functional.conv2d(crop(half, (cut - extra) // 2), kernel, padding=2)  # (n, 4b, h/2, v/2)
         return crop(functional.pixel_shuffle(part, 2), extra) + shared

@@ -1,321 +1,244 @@
 """STFGAN as a predictor: two generators in a row, the part between two fine images computed once.
 
-Zhang, Song, Han and Zhang (2021), IEEE TGRS 59(5), doi 10.1109/TGRS.2020.3010530. ``schedule="same-grid"``: stage 1
-predicts the fine image from coarse images resampled to a quarter of the fine resolution; stage 2 predicts it again from
-fine images averaged to that resolution, with the stage-1 result as the one of the target day.
-``schedule="progressive"`` (as in STFDCNN): stage 1 predicts the averaged fine image, stage 2 the fine one.
-``anchor="delta"`` is ours: the networks predict corrections of :func:`stfgan_xr.predictors.simple.delta`, so that an
-untrained network equals it; ``anchor="none"`` is the paper's form.
+Zhang, Song, Han and Zhang (2021), "Remote Sensing Image Spatiotemporal Fusion Using a Generative Adversarial Network",
+IEEE TGRS 59(5), doi 10.1109/TGRS.2020.3010530. The arithmetic is in :mod:`stfgan_xr.predictors.stages`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from stfgan_xr import checkpoint
-from stfgan_xr.errors import InputError
+from stfgan_xr.errors import InputError, ResourceError
 from stfgan_xr.grid import Halo
 from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
-from stfgan_xr.predictors.networks import REACH_COARSE, SCALE, Generator, crop
-from stfgan_xr.predictors.resample import upsample
+from stfgan_xr.predictors.networks import SCALE
+from stfgan_xr.predictors.stages import (
+    METHOD,
+    Architecture,
+    Margins,
+    Network,
+    Pair,
+    Started,
+    forward,
+    outside,
+    start,
+    to_pair,
+)
 
-METHOD = "stfgan"
-Schedule = Literal["same-grid", "progressive"]
-AnchorName = Literal["delta", "none"]
-SCHEDULES: tuple[Schedule, ...] = ("same-grid", "progressive")
-ANCHORS: tuple[AnchorName, ...] = ("delta", "none")
-
-FINE_MARGIN = 28
-"""Fine pixels that a stage needs of its fine images (25), as whole pixels of the coarse branch."""
-COARSE_MARGIN = REACH_COARSE + SCALE
-LARGEST_CORRECTION = 0.5
 DAY_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 """Memory that the days of one batch may take."""
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """What a checkpoint must state to be rebuilt.
+class Prepared:
+    """:class:`Started`, and the block's true size ``(rows, columns)``."""
 
-    Attributes
-    ----------
-    bands
-        Names of the bands.
-    width
-        Channels inside the generators.
-    schedule, anchor
-        See the module's text.
-    ratio
-        Fine pixels along a coarse cell in training.
-    """
-
-    bands: tuple[str, ...]
-    width: int = 64
-    schedule: Schedule = "same-grid"
-    anchor: AnchorName = "delta"
-    ratio: int = 16
-
-    def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
-        if self.anchor not in ANCHORS:
-            raise InputError(f"anchor {self.anchor!r}: choose one of {', '.join(ANCHORS)}")
-        if not (1 <= self.width <= 512 and 1 <= self.ratio <= 512 and 1 <= len(self.bands) <= 64):
-            raise InputError(f"width {self.width}, ratio {self.ratio}, {len(self.bands)} bands: out of range")
-
-    @property
-    def step(self) -> int:
-        """Fine pixels along a pixel of the stage-1 result."""
-        return SCALE if self.schedule == "progressive" else 1
-
-    @property
-    def unit(self) -> int:
-        """Fine pixels that the networks' regions are whole multiples of."""
-        return SCALE * self.step
-
-    def exact_halo(self, ratio: int) -> Halo:
-        """The halo with which tiles give the whole image's pixels for any weights.
-
-        >>> Architecture(("nir",)).exact_halo(16), Architecture(("nir",), schedule="progressive").exact_halo(16)
-        (Halo(fine=192, coarse=21, days=0), Halo(fine=276, coarse=52, days=0))
-        """
-        fine = COARSE_MARGIN + FINE_MARGIN * self.step
-        pixels = COARSE_MARGIN * (1 + self.step) + (0 if self.step == 1 else 4)
-        return Halo(fine=fine, coarse=-(-(2 * pixels + ratio) // (2 * ratio)))
-
-    def to_config(self) -> dict[str, Any]:
-        """For the JSON side of a checkpoint."""
-        names = ("width", "schedule", "anchor", "ratio")
-        return {"method": METHOD, "bands": list(self.bands)} | {name: getattr(self, name) for name in names}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Architecture:
-        """From the JSON side of a checkpoint; anything else in it is left alone."""
-        checkpoint.require(config, METHOD)
-        width, ratio = config.get("width"), config.get("ratio")
-        if type(width) is not int or type(ratio) is not int:
-            raise InputError(f"the checkpoint's width and ratio must be whole numbers, not {width!r} and {ratio!r}")
-        schedule, anchor = str(config.get("schedule")), str(config.get("anchor"))
-        return cls(tuple(config["bands"]), width, cast(Schedule, schedule), cast(AnchorName, anchor), ratio)
+    started: Started
+    size: tuple[int, int]
 
 
-class Network(nn.Module):
-    """Both stages; :meth:`start` once for an interval, :meth:`stage1` and :meth:`stage2` for batches of days."""
-
-    def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
-        self.architecture = architecture
-        bands, width = len(architecture.bands), architecture.width
-        self.first, self.second = Generator(bands, width), Generator(bands, width)
-        if architecture.anchor == "delta":
-            self.first.start_at_zero()
-            self.second.start_at_zero()
-
-    def fold(self) -> Network:
-        """A copy for inference."""
-        folded = Network(self.architecture)
-        folded.first, folded.second = self.first.fold(), self.second.fold()
-        return folded.eval()
+@lru_cache(maxsize=8)
+def _facts(path: Path, sha256: str) -> dict[str, Any]:
+    config = checkpoint.read_config(path)
+    if config["sha256"] != sha256:
+        raise InputError(f"{path}: the checkpoint changed since it was opened; start again")
+    return config
 
 
-@dataclass(frozen=True)
-class Margins:
-    """Fine pixels beyond the block, on every side, of what the stages read and give; multiples of 4.
-
-    Attributes
-    ----------
-    fine1, coarse1
-        Fine and coarse images of stage 1.
-    result1
-        The result of stage 1, which is what the coarse branch of stage 2 reads.
-    fine2
-        Fine images of stage 2.
-    """
-
-    fine1: int
-    coarse1: int
-    result1: int
-    fine2: int
-
-    @classmethod
-    def within(cls, architecture: Architecture, halo: Halo, ratio: int) -> Margins:
-        """The margins that a halo has room for."""
-        step = architecture.step
-        fine1 = halo.fine // SCALE * SCALE
-        fine2 = min(fine1, FINE_MARGIN)
-        result1 = max(fine1 - FINE_MARGIN * step, 0)
-        wanted = result1 + COARSE_MARGIN * step
-        # Half a cell at the edge has no neighbour to interpolate with.
-        held = min(wanted, halo.coarse * ratio - ratio // 2) if ratio > 1 else min(wanted, halo.coarse)
-        return cls(fine1, max(held // architecture.unit * architecture.unit, result1), result1, fine2)
-
-    @classmethod
-    def same(cls, margin: int) -> Margins:
-        """The whole array everywhere, as in training."""
-        return cls(margin, margin, margin, margin)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A bracket, or a batch of them, as tensors whose sides are multiples of the network's unit.
-
-    ``n`` is 1 for an interval whose days are batched, or one bracket for each day.
-
-    Attributes
-    ----------
-    fine
-        ``(n, 2b, y, x)`` reflectance before and after, with ``margins.fine1`` on every side.
-    coarse_before, coarse_after
-        ``(n, b, cy, cx)``.
-    day_before, day_after
-        ``(n, y, x)``.
-    """
-
-    fine: Tensor
-    coarse_before: Tensor
-    coarse_after: Tensor
-    day_before: Tensor
-    day_after: Tensor
-    ratio: int
-    coarse_halo: int
-    margins: Margins
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the block."""
-        rows, columns = self.fine.shape[-2:]
-        return rows - 2 * self.margins.fine1, columns - 2 * self.margins.fine1
-
-    def up(self, coarse: Tensor, margin: int, step: int = 1) -> Tensor:
-        """Coarse cells ``(n, b, cy, cx)`` on the block plus ``margin`` fine pixels, pixels of ``step``."""
-        rows, columns = ((side + 2 * margin) // step for side in self.shape)
-        return upsample(
-            coarse, (rows, columns), ratio=self.ratio, halo=self.coarse_halo, start=(-margin, -margin), step=step
-        )
-
-    def cut(self, margin: int) -> Tensor:
-        """The fine images of the block plus ``margin``."""
-        return crop(self.fine, self.margins.fine1 - margin)
-
-
-@dataclass(frozen=True)
-class Started:
-    """What is the same on every day of an interval."""
-
-    pair: Pair
-    shared1: Tensor
-    shared2: Tensor | None
-    averages: Tensor
-
-
-def scaled(reflectance: Tensor) -> Tensor:
-    """Reflectance as the networks see it: clipped to [0, 1], then in [-1, 1], channels last."""
-    return (reflectance.clamp(0, 1) * 2 - 1).contiguous(memory_format=torch.channels_last)
-
-
-def average(image: Tensor, step: int) -> Tensor:
-    """Means over ``step x step`` pixels."""
-    return functional.avg_pool2d(image, step) if step > 1 else image
-
-
-def anchor(pair: Pair, days: Tensor, coarse: Tensor, margin: int) -> Tensor:
-    """:func:`stfgan_xr.predictors.simple.delta` for a batch of days, ``(n, b, y, x)`` with ``margin``.
-
-    Parameters
-    ----------
-    days
-        ``(n,)`` target days since 1970-01-01.
-    coarse
-        ``(n, b, cy, cx)`` coarse images of the target days.
-    """
-    before, after = pair.cut(margin).chunk(2, dim=1)
-    day_before = crop(pair.day_before, pair.margins.fine1 - margin)
-    span = (crop(pair.day_after, pair.margins.fine1 - margin) - day_before).clamp(min=1)
-    weight = ((days[:, None, None] - day_before) / span).clamp(0, 1)[:, None]
-    change_before = pair.up(coarse - pair.coarse_before, margin)
-    change_after = pair.up(coarse - pair.coarse_after, margin)
-    return torch.lerp(before + change_before, after + change_after, weight)
-
-
-def start(network: Network, pair: Pair) -> Started:
-    """The fine branches of both stages, and the averages of the fine images."""
-    step, margins = network.architecture.step, pair.margins
-    cut = margins.fine1 - margins.result1
-    shared1 = network.first.share(scaled(average(pair.fine, step)), cut // step)
-    shared2 = network.second.share(scaled(pair.cut(margins.fine2)), margins.fine2)
-    return Started(pair, shared1, shared2, average(pair.cut(margins.result1), SCALE))
-
-
-def _triple(before: Tensor, target: Tensor, after: Tensor) -> Tensor:
-    shape = target.shape
-    return scaled(torch.cat([before.expand(shape), target, after.expand(shape)], dim=1))
-
-
-def _result(raw: Tensor, base: Tensor | None) -> Tensor:
-    change = torch.tanh(raw.float())
-    return (change + 1) / 2 if base is None else base + LARGEST_CORRECTION * change
-
-
-def stage1(network: Network, started: Started, base: Tensor | None, coarse: Tensor) -> Tensor:
-    """Reflectance ``(n, b, ...)`` of stage 1 on the block plus ``margins.result1``.
-
-    Parameters
-    ----------
-    base
-        The anchor there, of the resolution of the result, or None.
-    coarse
-        ``(n, b, cy, cx)`` coarse images of the target days.
-    """
-    pair, step = started.pair, network.architecture.step
-    grid = SCALE * step
-    images = (pair.up(image, pair.margins.coarse1, grid) for image in (pair.coarse_before, coarse, pair.coarse_after))
-    cut = (pair.margins.coarse1 - pair.margins.result1) // step
-    return _result(network.first.finish(_triple(*images), started.shared1, cut), base)
-
-
-def stage2(network: Network, started: Started, base: Tensor | None, middle: Tensor) -> Tensor:
-    """Reflectance ``(n, b, y, x)`` of stage 2 on the block.
-
-    Parameters
-    ----------
-    base
-        What its correction is added to, or None.
-    middle
-        ``(n, b, ...)`` fine image of the target day averaged 4 x 4, on the block plus ``margins.result1``.
-    """
-    assert started.shared2 is not None
-    before, after = started.averages.chunk(2, dim=1)
-    triple = _triple(before, middle, after)
-    return _result(network.second.finish(triple, started.shared2, started.pair.margins.result1), base)
-
-
-def base2(architecture: Architecture, pair: Pair, delta: Tensor | None, base1: Tensor | None, result: Tensor) -> Tensor | None:
-    """What stage 2 corrects: the stage-1 result on the block, at full resolution."""
-    if delta is None or base1 is None:
+def measured_halo(config: Mapping[str, Any]) -> Halo | None:
+    """The halo that a checkpoint states for its own ratio, or None."""
+    stated = config.get("halo")
+    if stated is None:
         return None
-    margin = pair.margins.result1
-    if architecture.step == 1:
-        return crop(result, margin)
-    correction = functional.interpolate(result - base1, scale_factor=float(architecture.step), mode="bilinear")
-    return crop(delta + correction, margin)
+    sizes = [stated.get(name) for name in ("fine", "coarse")] if isinstance(stated, dict) else []
+    if not sizes or any(type(size) is not int or not 0 < size <= 4096 for size in sizes) or sizes[0] % SCALE:
+        raise InputError(
+            f"the checkpoint's halo must be a multiple of {SCALE} fine pixels and whole cells, not {stated!r}"
+        )
+    return Halo(fine=sizes[0], coarse=sizes[1])
 
 
-def forward(network: Network, started: Started, days: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
-    """Reflectance of both stages for a batch of days: stage 1 with its margin, stage 2 ``(n, b, y, x)``."""
-    architecture, pair = network.architecture, started.pair
-    delta = anchor(pair, days, coarse, pair.margins.result1) if architecture.anchor == "delta" else None
-    base1 = None if delta is None else average(delta, architecture.step)
-    result = stage1(network, started, base1, coarse)
-    middle = average(result, SCALE // architecture.step)
-    return result, stage2(network, started, base2(architecture, pair, delta, base1, result), middle)
+def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what a checkpoint holds of a network: weights and statistics, no counters."""
+    return {name: tuple(value.shape) for name, value in network.state_dict().items() if value.is_floating_point()}
+
+
+def restore(path: str | PathLike[str], sha256: str | None = None) -> Network:
+    """The network of a checkpoint, on the CPU, not folded.
+
+    Raises
+    ------
+    InputError
+        See :func:`stfgan_xr.checkpoint.load_tensors`.
+    """
+    network = Network(Architecture.from_config(checkpoint.read_config(path)))
+    tensors = checkpoint.load_tensors(path, shapes(network), sha256)
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()}, strict=False)
+    return network.eval()
+
+
+@lru_cache(maxsize=4)
+def _network(path: Path, sha256: str, device: str) -> Network:
+    return restore(path, sha256).fold().to(torch.device(device))
+
+
+@dataclass(frozen=True)
+class STFGAN:
+    """The predictor of a checkpoint; it travels as path and hash, and its weights are loaded once in a process.
+
+    Attributes
+    ----------
+    path, sha256
+        The tensors file and its hash; see :meth:`open`.
+    ratio
+        Fine pixels along a coarse cell of the data.
+    device
+        ``"auto"`` takes a GPU if there is one.
+    dtype
+        ``"auto"``: bfloat16 on a GPU, float32 on a CPU.
+    """
+
+    path: Path
+    sha256: str
+    ratio: int = 16
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @classmethod
+    def open(cls, path: str | PathLike[str], ratio: int | None = None, **settings: Any) -> STFGAN:
+        """A predictor from a checkpoint; ``ratio`` by default as in training, ``settings`` are attributes.
+
+        Raises
+        ------
+        InputError
+            If the checkpoint is not one of STFGAN, or damaged.
+        """
+        file = checkpoint.resolve(path).absolute()
+        config = checkpoint.read_config(file)
+        own = Architecture.from_config(config).ratio
+        measured_halo(config)
+        predictor = cls(file, config["sha256"], own if ratio is None else ratio, **settings)
+        _network(file, predictor.sha256, predictor._device)  # a damaged file is refused here, not in a worker
+        return predictor
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the checkpoint states."""
+        return Architecture.from_config(_facts(self.path, self.sha256))
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands."""
+        return self.architecture.bands
+
+    @property
+    def halo(self) -> Halo:
+        """The halo measured for the weights, or the exact one where none was measured."""
+        exact = self.architecture.exact_halo(self.ratio)
+        measured = measured_halo(_facts(self.path, self.sha256))
+        if measured is None:
+            return exact
+        fine, pixels = measured.fine, measured.coarse * self.architecture.ratio
+        return Halo(fine=min(exact.fine, fine), coarse=min(exact.coarse, -(-pixels // self.ratio)))
+
+    @property
+    def maps(self) -> int:
+        """Numbers held at once for each fine pixel, for the estimate of memory."""
+        return 4 * self.architecture.width + 8 * len(self.bands)
+
+    @property
+    def _device(self) -> str:
+        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+
+    def _autocast(self) -> torch.autocast:
+        kind = torch.device(self._device).type
+        # Without matrix units for it, bfloat16 on a CPU is 17 to 490 times slower than float32.
+        wanted = kind == "cuda" if self.dtype == "auto" else self.dtype == "bfloat16"
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted)
+
+    def _loaded(self) -> Network:
+        return _network(self.path, self.sha256, self._device)
+
+    def prepare(self, bracket: Bracket) -> Prepared:
+        """The fine branches of both stages.
+
+        Raises
+        ------
+        InputError
+            If the data have another ratio than the predictor was opened for: its halo would be another one.
+        """
+        architecture = self.architecture
+        if bracket.ratio != self.ratio:
+            raise InputError(
+                f"the predictor was opened for {self.ratio} fine pixels a cell, the data have {bracket.ratio}"
+            )
+        margins = Margins.within(architecture, bracket.halo, bracket.ratio)
+        rows, columns = (side - 2 * bracket.halo.fine for side in bracket.day_before.shape)
+        with torch.inference_mode(), self._autocast():
+            pair = to_pair(bracket, margins, architecture.unit, torch.device(self._device))
+            return Prepared(start(self._loaded(), pair), (rows, columns))
+
+    def predict(self, prepared: Prepared, coarse: CoarseWindow) -> Prediction:
+        """The target days, in batches of bounded memory."""
+        batch = self._batch(prepared.started.pair)
+        parts = [self._days(prepared, coarse, days) for days in _chunks(coarse.days, batch)]
+        means, clipped = zip(*parts, strict=True)
+        return Prediction(np.concatenate(means), clipped=np.concatenate(clipped))
+
+    def _batch(self, pair: Pair) -> int:
+        rows, columns = (side + 2 * pair.margins.coarse1 for side in pair.shape)
+        architecture = self.architecture
+        day = 8 * rows * columns * architecture.width // architecture.step**2  # twice the widest layer, in float32
+        return max(1, DAY_BYTES[torch.device(self._device).type] // day)
+
+    def _days(
+        self, prepared: Prepared, coarse: CoarseWindow, days: tuple[int, ...]
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        try:
+            return self._run(prepared, coarse, days)
+        except torch.OutOfMemoryError:
+            if len(days) == 1:
+                raise ResourceError(
+                    "the GPU has too little memory for one day of a block; choose a smaller --tile"
+                ) from None
+        halves = [self._days(prepared, coarse, part) for part in _chunks(days, -(-len(days) // 2))]
+        return np.concatenate([mean for mean, _ in halves]), np.concatenate([where for _, where in halves])
+
+    def _run(
+        self, prepared: Prepared, coarse: CoarseWindow, days: tuple[int, ...]
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        pair, (rows, columns) = prepared.started.pair, prepared.size
+        device = torch.device(self._device)
+        targets = torch.from_numpy(np.stack([coarse.on(day) for day in days])).to(device)
+        with torch.inference_mode(), self._autocast():
+            mean = forward(self._loaded(), prepared.started, torch.tensor(days, device=device), targets)[1]
+            clipped = outside(pair, targets)
+        return mean[..., :rows, :columns].cpu().numpy(), clipped[..., :rows, :columns].cpu().numpy()
+
+
+def load(model: str | PathLike[str] | None, bands: tuple[str, ...], ratio: int | None = None) -> STFGAN:
+    """The predictor of a checkpoint, or of the weights that come with the package, for some bands.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint is missing, damaged, of another method or of other bands.
+    """
+    path = checkpoint.shipped(bands) if model is None else checkpoint.resolve(model)
+    checkpoint.require(checkpoint.read_config(path), METHOD, bands)
+    return STFGAN.open(path, ratio)
+
+
+def _chunks(days: tuple[int, ...], size: int) -> Iterator[tuple[int, ...]]:
+    for first in range(0, len(days), size):
+        yield days[first : first + size]
