@@ -67,6 +67,8 @@ def main(command: Any) -> None:
     app.command()(command)
     try:
         code = app(standalone_mode=False) or 0
+    except SystemExit:
+        raise
     except BaseException as error:
         if os.environ.get("STFGAN_XR_DEBUG"):
             raise

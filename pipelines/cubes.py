@@ -22,6 +22,7 @@ from stfgan_xr import store
 from stfgan_xr.aoi import read_aoi
 from stfgan_xr.cluster import connect, cores, run
 from stfgan_xr.errors import InputError, NothingToDo
+from stfgan_xr.files import write_json
 from stfgan_xr.grid import RATIO, coarse_grid, describe, nested_grid, parse_crs, ratio_of, tile_step
 from stfgan_xr.sensors import BANDS
 
@@ -339,7 +340,7 @@ def check_folder(folder: Path, wanted: dict[str, Any], overwrite: bool) -> dict[
 def write_run(folder: Path, document: dict[str, Any]) -> None:
     """Write ``run.json``."""
     folder.mkdir(parents=True, exist_ok=True)
-    store.write_json(folder / "run.json", document)
+    write_json(folder / "run.json", document)
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ guide (BRDF/Albedo band mandatory quality).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from functools import lru_cache
@@ -76,8 +76,12 @@ class Sensor:
         Least and greatest raw value that is a measurement; others become fill.
     resolution, phase
         Pixel size and offset of pixel edges in metres, of the product's own projection.
-    qa_assets
-        Roles of the quality layers that :func:`observation` needs, in order.
+    platforms
+        Platforms as STAC names them; empty where the collection tells enough.
+    quality
+        Roles of the quality layers; ``{band}`` stands for one layer a band.
+    quality_dtype, quality_fill
+        Type of the quality words, and the word that means no data.
     composite_day
         True where the day is stated by the product's start, not by the moment of the overpass.
     saturation_bits
@@ -93,29 +97,42 @@ class Sensor:
     valid: tuple[int, int]
     resolution: float
     phase: float
-    qa_assets: tuple[str, ...]
+    platforms: tuple[str, ...]
+    quality: tuple[str, ...]
+    quality_dtype: str
+    quality_fill: int
     composite_day: bool = False
     saturation_bits: tuple[tuple[str, int], ...] = ()
+
+    def quality_roles(self, bands: Sequence[str]) -> tuple[str, ...]:
+        """Roles of the quality layers for some bands.
+
+        >>> MCD43A4.quality_roles(["red", "nir"])
+        ('quality_red', 'quality_nir')
+        """
+        if self.quality == ("quality_{band}",):
+            return tuple(f"quality_{band}" for band in bands)
+        return self.quality
 
 
 _OLI_SATURATION = tuple((band, bit) for band, bit in zip(BANDS, (1, 2, 3, 4, 5, 6), strict=True))
 _TM_SATURATION = tuple((band, bit) for band, bit in zip(BANDS, (0, 1, 2, 3, 4, 6), strict=True))
 
 LANDSAT_OLI = Sensor(
-    "landsat-oli", "fine", "uint16", 2.75e-5, -0.2, 0, (1, 65535), 30.0, 15.0, ("qa_pixel", "qa_radsat"),
-    saturation_bits=_OLI_SATURATION,
+    "landsat-oli", "fine", "uint16", 2.75e-5, -0.2, 0, (1, 65535), 30.0, 15.0,
+    ("landsat-8", "landsat-9"), ("qa_pixel", "qa_radsat"), "uint16", 1, saturation_bits=_OLI_SATURATION,
 )  # fmt: skip
 """Landsat 8 and 9 OLI, Collection 2 Level 2 surface reflectance."""
 
 LANDSAT_TM = Sensor(
-    "landsat-tm", "fine", "uint16", 2.75e-5, -0.2, 0, (1, 65535), 30.0, 15.0, ("qa_pixel", "qa_radsat"),
-    saturation_bits=_TM_SATURATION,
+    "landsat-tm", "fine", "uint16", 2.75e-5, -0.2, 0, (1, 65535), 30.0, 15.0,
+    ("landsat-4", "landsat-5", "landsat-7"), ("qa_pixel", "qa_radsat"), "uint16", 1, saturation_bits=_TM_SATURATION,
 )  # fmt: skip
 """Landsat 4, 5 (TM) and 7 (ETM+), Collection 2 Level 2 surface reflectance."""
 
 MCD43A4 = Sensor(
     "mcd43a4", "coarse", "int16", 1e-4, 0.0, 32767, (0, 32766), 463.312716527778, 0.0,
-    tuple(f"quality_{band}" for band in BANDS), composite_day=True,
+    (), ("quality_{band}",), "uint8", 255, composite_day=True,
 )  # fmt: skip
 """MODIS MCD43A4 v6.1: daily nadir BRDF-adjusted reflectance, 16-day window, dated by its middle (ninth) day."""
 
@@ -198,6 +215,31 @@ def mcd43a4_observation(quality: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16
 def mcd43a4_usable(quality: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Where a band of MCD43A4 holds a measurement."""
     return quality <= 1
+
+
+def decode(
+    raw: Array, quality: Array, sensor: Sensor, bands: tuple[str, ...]
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint16]]:
+    """Counts ``(band, y, x)`` and observation bits ``(y, x)`` of one scene.
+
+    Parameters
+    ----------
+    raw
+        Raw values ``(band, y, x)``.
+    quality
+        Quality words ``(role, y, x)``, in the order of :meth:`Sensor.quality_roles`.
+    sensor, bands
+        What they are.
+    """
+    counts = to_counts(raw, sensor)
+    if sensor.kind == "coarse":
+        words = quality.astype(np.uint8)
+        return np.where(mcd43a4_usable(words), counts, np.int16(FILL)), mcd43a4_observation(words)
+    words_16 = quality.astype(np.uint16)
+    observation = landsat_observation(words_16[0], words_16[1], sensor, bands)
+    # A pixel that lacks a band is no observation, whatever its word says.
+    hole = np.asarray((counts == FILL).any(axis=0), bool)
+    return counts, np.where(hole, observation | np.uint16(Observation.FILL), observation).astype(np.uint16)
 
 
 def is_clear(observation: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:

@@ -32,6 +32,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from stfgan_xr.days import to_number
 from stfgan_xr.errors import IncompleteError, InputError, ResourceError
+from stfgan_xr.files import write_json
 from stfgan_xr.grid import Window, coarse_grid, georeference, tiles
 from stfgan_xr.sensors import FILL, SCALE, Observation, to_reflectance
 
@@ -350,13 +351,6 @@ def write_block(path: Path, layout: Layout, block: Block, arrays: Mapping[str, A
     with translated_disk_errors(path):
         write_json(path / RECORDS / f"{block.name}.json", record)
     return record
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON file in one step: a reader sees the old or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def write_tasks(dataset: xr.Dataset, path: Path, layout: Layout, pending: Iterable[Block]) -> Iterator[Delayed]:

@@ -16,7 +16,7 @@ from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo, Window
 from stfgan_xr.predictors import Bracket, CoarseWindow, Predictor
 from stfgan_xr.predictors.simple import Delta
-from stfgan_xr.predictors.stages import Architecture, AnchorName, Network, Schedule
+from stfgan_xr.predictors.stages import AnchorName, Architecture, Network, Schedule
 from stfgan_xr.predictors.stfgan import STFGAN, load
 from tests.test_networks import shake
 
@@ -159,8 +159,10 @@ def test_clipped_inputs_are_flagged_where_they_are(tmp_path: Path) -> None:
     bracket, coarse = place.bracket(place.whole, predictor.halo)
     clipped = predictor.predict(predictor.prepare(bracket), coarse).clipped
     assert clipped is not None
-    assert clipped[0].sum() == 1 and clipped[0, 3, 5]
-    assert clipped[1, 24:, 40:].all() and not clipped[1, :8, 6:].any()
+    assert clipped[0].sum() == 1
+    assert clipped[0, 3, 5]
+    assert clipped[1, 24:, 40:].all()
+    assert not clipped[1, :8, 6:].any()
 
 
 def test_it_travels_as_path_and_hash(tmp_path: Path) -> None:
@@ -182,9 +184,8 @@ def test_a_checkpoint_that_changed_is_refused(tmp_path: Path) -> None:
 
     stfgan._network.cache_clear()
     stfgan._facts.cache_clear()
+    predictor, place = pickle.loads(sent), Place((1, 1), 16)
     with pytest.raises(InputError, match="SHA-256"):
-        predictor = pickle.loads(sent)
-        place = Place((1, 1), 16)
         place.predict(predictor, place.whole)
 
 
@@ -193,9 +194,10 @@ def test_halo_follows_the_ratio(tmp_path: Path) -> None:
     assert STFGAN.open(path).halo == Halo(64, 7)
     assert STFGAN.open(path, ratio=7).halo == Halo(64, 16)
     assert STFGAN.open(path, ratio=1).halo == Halo(64, 112)
+    place = Place((16, 16), 7)
+    bracket, _ = place.bracket(place.whole, Halo(64, 16))
     with pytest.raises(InputError, match="16 fine pixels"):
-        place = Place((16, 16), 7)
-        STFGAN.open(path).prepare(place.bracket(place.whole, Halo(64, 16))[0])
+        STFGAN.open(path).prepare(bracket)
 
 
 def test_load_checks_the_bands(tmp_path: Path) -> None:

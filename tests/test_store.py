@@ -14,7 +14,7 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stfgan_xr import errors, store
+from stfgan_xr import errors, files, store
 from stfgan_xr.grid import Window
 from tests.synthetic import Scene, day, grid
 
@@ -183,6 +183,6 @@ def test_blocks_are_whole_shards() -> None:
 
 
 def test_json_is_replaced_in_one_step(tmp_path: Path) -> None:
-    store.write_json(tmp_path / "a.json", {"b": 1})
+    files.write_json(tmp_path / "a.json", {"b": 1})
     assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -4,7 +4,8 @@
 resolution; stage 2 predicts it again from fine images averaged to that resolution, with the stage-1 result as the one
 of the target day. ``schedule="progressive"`` (as in STFDCNN, Song et al. 2018): stage 1 predicts the averaged fine
 image, stage 2 the fine one. ``anchor="delta"`` is ours: the stages predict corrections of
-:func:`stfgan_xr.predictors.simple.delta`, so that an untrained network equals it; ``anchor="none"`` is the paper's form.
+:func:`stfgan_xr.predictors.simple.delta`, so that an untrained network equals
+it; ``anchor="none"`` is the paper's form.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Architecture:
 
 
 class Network(nn.Module):
-    """Both stages; :meth:`start` once for an interval, :meth:`stage1` and :meth:`stage2` for batches of days."""
+    """Both stages: :func:`start` once for an interval, :func:`stage1` and :func:`stage2` for batches of days."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -213,7 +214,7 @@ class Started:
 
 
 def to_pair(bracket: Bracket, margins: Margins, unit: int, device: torch.device) -> Pair:
-    """A bracket on a device; its far edges are mirrored to whole multiples of ``unit`` (beyond what its block needs)."""
+    """A bracket on a device; its far edges are mirrored to multiples of ``unit`` (not seen by its block)."""
     rest = [(-(side - 2 * bracket.halo.fine)) % unit for side in bracket.day_before.shape]
     cut = bracket.halo.fine - margins.fine1
 
@@ -224,8 +225,7 @@ def to_pair(bracket: Bracket, margins: Margins, unit: int, device: torch.device)
     images = torch.cat([fine(bracket.fine_before), fine(bracket.fine_after)], dim=1)
     cells = [torch.from_numpy(array).to(device)[None] for array in (bracket.coarse_before, bracket.coarse_after)]
     acquired = [fine(array) for array in (bracket.day_before, bracket.day_after)]
-    fields = (cells[0], cells[1], acquired[0], acquired[1])
-    return Pair(images, *fields, bracket.ratio, bracket.halo.coarse, margins)
+    return Pair(images, cells[0], cells[1], acquired[0], acquired[1], bracket.ratio, bracket.halo.coarse, margins)
 
 
 def scaled(reflectance: Tensor) -> Tensor:
@@ -276,59 +276,60 @@ def _result(raw: Tensor, base: Tensor | None) -> Tensor:
     return (change + 1) / 2 if base is None else base + LARGEST_CORRECTION * change
 
 
-def stage1(network: Network, started: Started, base: Tensor | None, coarse: Tensor) -> Tensor:
-    """Reflectance ``(n, b, ...)`` of stage 1 on the block plus ``margins.result1``.
+@dataclass(frozen=True)
+class Middle:
+    """What stage 2 starts from; no gradient runs back.
+
+    Attributes
+    ----------
+    image
+        ``(n, b, ...)`` the stage-1 result averaged to the resolution of the coarse branch, with ``margins.result1``.
+    base
+        ``(n, b, y, x)`` what stage 2 corrects: the stage-1 result at full resolution on the block; None without anchor.
+    """
+
+    image: Tensor
+    base: Tensor | None
+
+
+def stage1(network: Network, started: Started, days: Tensor, coarse: Tensor) -> tuple[Tensor, Middle]:
+    """Reflectance ``(n, b, ...)`` of stage 1 on the block plus ``margins.result1``, and what stage 2 needs of it.
 
     Parameters
     ----------
-    base
-        The anchor there, of the resolution of the result, or None.
+    days
+        ``(n,)`` target days since 1970-01-01.
     coarse
         ``(n, b, cy, cx)`` coarse images of the target days.
     """
-    pair, step = started.pair, network.architecture.step
-    grid = SCALE * step
-    images = (pair.up(image, pair.margins.coarse1, grid) for image in (pair.coarse_before, coarse, pair.coarse_after))
-    cut = (pair.margins.coarse1 - pair.margins.result1) // step
-    return _result(network.first.finish(_triple(*images), started.shared1, cut), base)
+    architecture, pair = network.architecture, started.pair
+    margins, step = pair.margins, architecture.step
+    images = (pair.up(i, margins.coarse1, SCALE * step) for i in (pair.coarse_before, coarse, pair.coarse_after))
+    raw = network.first.finish(_triple(*images), started.shared1, (margins.coarse1 - margins.result1) // step)
+    if architecture.anchor == "none":
+        result = _result(raw, None)
+        return result, Middle(average(result.detach(), SCALE // step), None)
+    delta = anchor(pair, days, coarse, margins.result1)
+    base = average(delta, step)
+    result = _result(raw, base)
+    return result, Middle(average(result.detach(), SCALE // step), _sharpened(delta, base, result.detach(), pair))
 
 
-def stage2(network: Network, started: Started, base: Tensor | None, middle: Tensor) -> Tensor:
-    """Reflectance ``(n, b, y, x)`` of stage 2 on the block.
-
-    Parameters
-    ----------
-    base
-        What its correction is added to, or None.
-    middle
-        ``(n, b, ...)`` fine image of the target day averaged 4 x 4, on the block plus ``margins.result1``.
-    """
-    before, after = started.averages.chunk(2, dim=1)
-    triple = _triple(before, middle, after)
-    return _result(network.second.finish(triple, started.shared2, started.pair.margins.result1), base)
-
-
-def base2(
-    architecture: Architecture, pair: Pair, delta: Tensor | None, base1: Tensor | None, result: Tensor
-) -> Tensor | None:
-    """What stage 2 corrects: the stage-1 result on the block, at full resolution."""
-    if delta is None or base1 is None:
-        return None
+def _sharpened(delta: Tensor, base: Tensor, result: Tensor, pair: Pair) -> Tensor:
+    """The stage-1 result on the block at full resolution: the anchor plus the correction, interpolated."""
     margin = pair.margins.result1
-    if architecture.step == 1:
+    if result.shape == delta.shape:
         return crop(result, margin)
-    correction = functional.interpolate(result - base1, scale_factor=float(architecture.step), mode="bilinear")
+    correction = functional.interpolate(result - base, size=delta.shape[-2:], mode="bilinear")
     return crop(delta + correction, margin)
 
 
-def forward(network: Network, started: Started, days: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
-    """Reflectance of both stages for a batch of days: stage 1 with its margin, stage 2 ``(n, b, y, x)``."""
-    architecture, pair = network.architecture, started.pair
-    delta = anchor(pair, days, coarse, pair.margins.result1) if architecture.anchor == "delta" else None
-    base1 = None if delta is None else average(delta, architecture.step)
-    result = stage1(network, started, base1, coarse)
-    middle = average(result, SCALE // architecture.step)
-    return result, stage2(network, started, base2(architecture, pair, delta, base1, result), middle)
+def stage2(network: Network, started: Started, middle: Middle) -> Tensor:
+    """Reflectance ``(n, b, y, x)`` of stage 2 on the block."""
+    before, after = started.averages.chunk(2, dim=1)
+    triple = _triple(before, middle.image, after)
+    raw = network.second.finish(triple, started.shared2, started.pair.margins.result1)
+    return _result(raw, middle.base)
 
 
 def outside(pair: Pair, coarse: Tensor) -> Tensor:

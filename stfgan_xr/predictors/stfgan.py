@@ -29,8 +29,9 @@ from stfgan_xr.predictors.stages import (
     Network,
     Pair,
     Started,
-    forward,
     outside,
+    stage1,
+    stage2,
     start,
     to_pair,
 )
@@ -60,7 +61,7 @@ def measured_halo(config: Mapping[str, Any]) -> Halo | None:
     stated = config.get("halo")
     if stated is None:
         return None
-    sizes = [stated.get(name) for name in ("fine", "coarse")] if isinstance(stated, dict) else []
+    sizes: list[Any] = [stated.get(name) for name in ("fine", "coarse")] if isinstance(stated, dict) else []
     if not sizes or any(type(size) is not int or not 0 < size <= 4096 for size in sizes) or sizes[0] % SCALE:
         raise InputError(
             f"the checkpoint's halo must be a multiple of {SCALE} fine pixels and whole cells, not {stated!r}"
@@ -221,7 +222,8 @@ class STFGAN:
         device = torch.device(self._device)
         targets = torch.from_numpy(np.stack([coarse.on(day) for day in days])).to(device)
         with torch.inference_mode(), self._autocast():
-            mean = forward(self._loaded(), prepared.started, torch.tensor(days, device=device), targets)[1]
+            middle = stage1(self._loaded(), prepared.started, torch.tensor(days, device=device), targets)[1]
+            mean = stage2(self._loaded(), prepared.started, middle)
             clipped = outside(pair, targets)
         return mean[..., :rows, :columns].cpu().numpy(), clipped[..., :rows, :columns].cpu().numpy()
 

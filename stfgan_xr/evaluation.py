@@ -1,0 +1,339 @@
+"""How good a method is: acquisitions withheld and predicted, and, in the demo, the truth itself.
+
+The protocol is fair: a case ``t1/tp/t2`` is fused from the acquisitions of ``t1`` and ``t2`` and the coarse series
+only, so nothing acquired on ``tp`` or strictly between ``t1`` and ``t2`` is used. Scores are over the pixels clear on
+all three days to which every method gives a value; conventions are those of :mod:`stfgan_xr.metrics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from stfgan_xr.brackets import band_names, series
+from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
+from stfgan_xr.errors import InputError
+from stfgan_xr.fusion import Quality, fuse
+from stfgan_xr.grid import Window, ratio_of
+from stfgan_xr.metrics import NAMES, Scores, common_mask, sample_scores, scores, skill
+from stfgan_xr.predictors import Predictor
+from stfgan_xr.predictors.simple import Delta, Linear
+from stfgan_xr.sensors import is_clear
+
+Float = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+Truth = Callable[[date, Sequence[str], Window], npt.NDArray[np.floating[Any]]]
+"""Gives the true reflectance ``(band, y, x)`` of a day, bands and window."""
+
+LEAST_CLEAR = 0.2
+"""Part of an image that must be clear for its day to be withheld or to bracket one that is."""
+
+
+@dataclass(frozen=True, order=True)
+class Triplet:
+    """A case: predict ``target`` from the acquisitions of ``before`` and ``after``."""
+
+    before: date
+    target: date
+    after: date
+
+    def __str__(self) -> str:
+        return f"{self.before}/{self.target}/{self.after}"
+
+
+def triplets_from_text(text: str) -> tuple[Triplet, ...]:
+    """The cases of a comma list of ``t1/tp/t2``, in its order.
+
+    Raises
+    ------
+    InputError
+        If one is not three ascending days.
+
+    >>> [str(triplet) for triplet in triplets_from_text("2020-10-02/2020-10-12/2020-10-22")]
+    ['2020-10-02/2020-10-12/2020-10-22']
+    """
+    return tuple(_triplet(part.strip()) for part in text.split(","))
+
+
+def _triplet(text: str) -> Triplet:
+    try:
+        before, target, after = (date.fromisoformat(day.strip()) for day in text.split("/"))
+    except ValueError:
+        raise InputError(
+            f"--triplets: {text!r} is not YYYY-MM-DD/YYYY-MM-DD/YYYY-MM-DD (before/target/after)"
+        ) from None
+    if not before < target < after:
+        raise InputError(f"--triplets {text!r}: the target must lie between the other two days")
+    return Triplet(before, target, after)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a method reached in one case.
+
+    Attributes
+    ----------
+    day
+        The day predicted.
+    triplet
+        The case, None against the truth.
+    scores
+        Over the pixels that count.
+    skill
+        What it gains over the better of linear and delta.
+    missing
+        Share of the pixels with a reference to which the method gives no value.
+    classes
+        Scores over parts of the image, without those that look at neighbours.
+    """
+
+    day: date
+    triplet: Triplet | None
+    scores: Scores
+    skill: float | None = None
+    missing: float = 0.0
+    classes: Mapping[str, Scores] = field(default_factory=dict)
+
+    def values(self) -> dict[str, float | None]:
+        """Scores and skill by name."""
+        return {name: getattr(self.scores, name) for name in NAMES} | {"skill": self.skill}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The cases of one method, in order."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def mean(self) -> dict[str, float | None]:
+        """Mean over the cases in which a score is known, by name; None where it never is."""
+        return _mean_values([row.values() for row in self.rows], (*NAMES, "skill"))
+
+    @property
+    def class_means(self) -> dict[str, dict[str, float | None]]:
+        """Mean scores of each part of the image."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row.classes))
+        parts = {name: [row.classes[name] for row in self.rows if name in row.classes] for name in names}
+        return {name: _mean_values([vars(part) for part in found], NAMES) for name, found in parts.items()}
+
+
+Table = dict[str, Result]
+"""Results by method."""
+
+
+def _mean_values(rows: Sequence[Mapping[str, float | None]], names: Sequence[str]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {}
+    for name in names:
+        known = [value for value in (row[name] for row in rows) if value is not None]
+        means[name] = sum(known) / len(known) if known else None
+    return means
+
+
+def evaluate_triplets(
+    landsat: xr.Dataset, modis: xr.Dataset, methods: Mapping[str, Predictor], triplets: Iterable[Triplet]
+) -> Table:
+    """Predict acquisitions from those before and after and score them.
+
+    Parameters
+    ----------
+    landsat, modis
+        Fine and coarse series, counts or reflectance.
+    methods
+        Predictors of the same bands by name. Linear and delta are computed in any case, for the skill.
+    triplets
+        The cases.
+
+    Returns
+    -------
+    dict
+        For each method its rows in the order of the cases.
+
+    Raises
+    ------
+    InputError
+        If a day of a triplet has no acquisition, or the methods' bands differ.
+
+    Notes
+    -----
+    One image of each method is in memory at a time of each case, over the whole area.
+    """
+    bands = _common_bands(methods)
+    compared = {"linear": Linear(bands), "delta": Delta(bands), **methods}
+    ratio = ratio_of(landsat.odc.geobox, modis.odc.geobox)
+    rows: dict[str, list[Row]] = {name: [] for name in methods}
+    for triplet in triplets:
+        truth, valid = _reference(landsat, triplet, bands)
+        days = to_datetime64((triplet.before, triplet.after))
+        pair = landsat.sel(time=days)
+        predictions = {name: _predict(pair, modis, predictor, triplet) for name, predictor in compared.items()}
+        found = _compare(predictions, truth, valid, ratio)
+        for name in methods:
+            rows[name].append(replace(found[name], day=triplet.target, triplet=triplet))
+    return {name: Result(tuple(found_rows)) for name, found_rows in rows.items()}
+
+
+def _common_bands(methods: Mapping[str, Predictor]) -> tuple[str, ...]:
+    sets = {predictor.bands for predictor in methods.values()}
+    if len(sets) != 1:
+        raise InputError(f"the methods must have the same bands, at least one method is needed: {sorted(sets)}")
+    return sets.pop()
+
+
+def _observation(landsat: xr.Dataset, day: date, bands: Sequence[str]) -> tuple[Float, Bool]:
+    """An acquisition ``(band, y, x)`` and where it is clear in all bands."""
+    observed = series(landsat, bands)
+    if to_number(day) not in observed.days:
+        known = ", ".join(from_number(number).isoformat() for number in observed.days)
+        raise InputError(f"no fine image on {day}; there are {known}")
+    index, window = [observed.days.index(to_number(day))], Window(0, observed.shape[0], 0, observed.shape[1])
+    image = observed.read(index, window)[0]
+    return image, is_clear(observed.qa(index, window)[0]) & common_mask(image)
+
+
+def _reference(landsat: xr.Dataset, triplet: Triplet, bands: Sequence[str]) -> tuple[Float, Bool]:
+    truth, valid = _observation(landsat, triplet.target, bands)
+    for day in (triplet.before, triplet.after):
+        valid = valid & _observation(landsat, day, bands)[1]
+    return truth, valid
+
+
+def _predict(pair: xr.Dataset, modis: xr.Dataset, predictor: Predictor, triplet: Triplet) -> Float:
+    reach = max((triplet.target - triplet.before).days, (triplet.after - triplet.target).days)
+    fused = fuse(pair, modis, predictor, [triplet.target], bracket_days=reach)
+    return _image(fused, triplet.target, predictor.bands)
+
+
+def _image(dataset: xr.Dataset, day: date, bands: Sequence[str]) -> Float:
+    # One compute for all bands: they share the work of their block.
+    computed = dataset[list(bands)].sel(time=to_datetime64([day])[0]).compute()
+    return np.stack([np.asarray(computed[band].values, np.float32) for band in bands])
+
+
+def _compare(predictions: Mapping[str, Float], truth: npt.NDArray[Any], valid: Bool, ratio: int) -> dict[str, Row]:
+    """Rows of one case without their day; every method is scored over the same pixels."""
+    given = {name: common_mask(prediction) for name, prediction in predictions.items()}
+    everywhere = np.logical_and.reduce([valid, *given.values()])
+    found = {name: scores(prediction, truth, everywhere, ratio) for name, prediction in predictions.items()}
+    bar = [found[name].rmse if name in found else None for name in ("linear", "delta")]
+    count = max(int(valid.sum()), 1)
+    return {
+        name: Row(date.min, None, score, skill(score.rmse, *bar), float((valid & ~given[name]).sum()) / count)
+        for name, score in found.items()
+    }
+
+
+def withheld(
+    landsat: xr.Dataset, days: Iterable[date] | None = None, least_clear: float = LEAST_CLEAR
+) -> tuple[Triplet, ...]:
+    """Cases that leave out each acquisition in turn: consecutive days that are clear enough.
+
+    Parameters
+    ----------
+    landsat
+        Fine series.
+    days
+        Target days that count, by default all.
+    least_clear
+        Part of the image that must be clear on each of the three days.
+
+    Returns
+    -------
+    tuple
+        In order of the days; empty with fewer than three usable days.
+    """
+    bands = band_names(landsat)
+    observed = series(landsat, bands)
+    window = Window(0, observed.shape[0], 0, observed.shape[1])
+    shares = [float(is_clear(observed.qa([index], window)[0]).mean()) for index in range(len(observed.days))]
+    usable = [from_number(day) for day, share in zip(observed.days, shares, strict=True) if share >= least_clear]
+    cases = (Triplet(*case) for case in zip(usable, usable[1:], usable[2:], strict=False))
+    wanted = None if days is None else set(days)
+    return tuple(case for case in cases if wanted is None or case.target in wanted)
+
+
+def evaluate_truth(
+    fused: Mapping[str, xr.Dataset],
+    truth: Truth,
+    days: Iterable[date],
+    classes: Callable[[date], Mapping[str, Bool]] | None = None,
+    ratio: int = 16,
+) -> Table:
+    """Score fused cubes against the full truth, which only a simulated world has.
+
+    Parameters
+    ----------
+    fused
+        Fused Datasets of the same grid and bands by method; with ``linear`` and ``delta`` among them skill is known.
+    truth
+        Gives the reflectance of a day, such as ``World.reflectance``.
+    days
+        Days to score.
+    classes
+        Gives parts of the image ``(y, x)`` by name for a day. Where the Datasets hold ``qa``, ``predicted`` (not
+        observed on the day itself) is one of them.
+    ratio
+        Fine pixels along a coarse cell.
+    """
+    first = next(iter(fused.values()))
+    bands = tuple(name for name in band_names(first) if not name.startswith("residual_"))
+    window = Window(0, first.sizes["y"], 0, first.sizes["x"])
+    rows: dict[str, list[Row]] = {name: [] for name in fused}
+    for day in days:
+        reference = np.asarray(truth(day, bands, window), np.float32)
+        predictions = {name: _image(dataset, day, bands) for name, dataset in fused.items()}
+        parts = _predicted(first, day) | dict(classes(day) if classes else {})
+        for name, row in _compare(predictions, reference, common_mask(reference), ratio).items():
+            by_class = {part: sample_scores(predictions[name], reference, mask, ratio) for part, mask in parts.items()}
+            rows[name].append(replace(row, day=day, classes=by_class))
+    return {name: Result(tuple(found)) for name, found in rows.items()}
+
+
+def _predicted(fused: xr.Dataset, day: date) -> dict[str, Bool]:
+    if "qa" not in fused:
+        return {}
+    qa = np.asarray(fused["qa"].sel(time=to_datetime64([day])[0]).values)
+    return {"predicted": (qa & (Quality.OBSERVED | Quality.NODATA)) == 0}
+
+
+def spread(days: Sequence[date], count: int) -> tuple[date, ...]:
+    """At most ``count`` of the days, evenly spread over them.
+
+    >>> [day.day for day in spread([date(2020, 1, n) for n in range(1, 32)], 4)]
+    [4, 12, 20, 28]
+    """
+    if len(days) <= count:
+        return tuple(days)
+    return tuple(days[int((number + 0.5) * len(days) / count)] for number in range(count))
+
+
+def fused_days(fused: xr.Dataset) -> tuple[date, ...]:
+    """The days of a cube."""
+    return tuple(from_number(int(number)) for number in to_numbers(fused["time"].values))
+
+
+def to_json(table: Table) -> dict[str, Any]:
+    """A table as JSON values: ``{method: {"rows": [{"triplet" or "day", score...}], "mean": {score...}}}``.
+
+    Scores that are not defined are null. Rows hold further ``pixels`` (how many were scored), ``missing`` (share
+    without a value) and, against the truth, ``classes``.
+    """
+    return {name: _result_json(result) for name, result in table.items()}
+
+
+def _result_json(result: Result) -> dict[str, Any]:
+    found: dict[str, Any] = {"rows": [_row_json(row) for row in result.rows], "mean": result.mean}
+    return found | ({"classes": result.class_means} if result.class_means else {})
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    case = {"triplet": str(row.triplet)} if row.triplet else {}
+    facts = {"day": row.day.isoformat(), "pixels": row.scores.pixels, "missing": row.missing}
+    classes = {"classes": {name: vars(part) for name, part in row.classes.items()}} if row.classes else {}
+    return case | row.values() | facts | classes

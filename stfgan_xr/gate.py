@@ -1,0 +1,178 @@
+"""What a trained network must show: the halo that its weights need, and its scores on withheld acquisitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from stfgan_xr.grid import Halo, Window, tile_step, tiles
+from stfgan_xr.predictors import Bracket, CoarseWindow, Predictor
+from stfgan_xr.predictors.networks import SCALE
+from stfgan_xr.predictors.simple import Delta, Linear
+from stfgan_xr.predictors.stages import FINE_MARGIN, Architecture, Margins, Network, stage1, stage2, start, to_pair
+from stfgan_xr.predictors.stfgan import STFGAN
+from stfgan_xr.samples import Place, Triplet, interval_of, read, triplets, windows
+
+RUNGS = (16, 32, 48, 64, 80, 96, 112, 128, 144)
+"""Pixels of a stage's own grid that its coarse branch is tried with."""
+TOLERANCE = 1e-6
+"""Reflectance within which a smaller halo must give the same."""
+BLOCK = 64
+
+
+def ladder(architecture: Architecture) -> Iterator[Halo]:
+    """Halos to try, smallest first; the exact one last.
+
+    >>> next(ladder(Architecture(("nir",))))
+    Halo(fine=44, coarse=3, days=0)
+    """
+    step, ratio = architecture.step, architecture.ratio
+    exact = architecture.exact_halo(ratio)
+    for rung in RUNGS:
+        fine = rung + FINE_MARGIN * step
+        coarse = -(-(2 * rung * (1 + step) + ratio) // (2 * ratio))
+        if fine < exact.fine and coarse < exact.coarse:
+            yield Halo(fine=fine // SCALE * SCALE, coarse=coarse)
+    yield exact
+
+
+def _inner(bracket: Bracket, halo: Halo) -> Bracket:
+    """A bracket with a smaller halo."""
+    fine, coarse = bracket.halo.fine - halo.fine, bracket.halo.coarse - halo.coarse
+
+    def part(array: npt.NDArray[Any], cut: int) -> npt.NDArray[Any]:
+        return np.ascontiguousarray(array[..., cut : array.shape[-2] - cut, cut : array.shape[-1] - cut])
+
+    return replace(
+        bracket,
+        halo=halo,
+        fine_before=part(bracket.fine_before, fine),
+        fine_after=part(bracket.fine_after, fine),
+        day_before=part(bracket.day_before, fine),
+        day_after=part(bracket.day_after, fine),
+        coarse_before=part(bracket.coarse_before, coarse),
+        coarse_after=part(bracket.coarse_after, coarse),
+    )
+
+
+def _predict(network: Network, bracket: Bracket, day: int, coarse: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """One day of a bracket that is cut from a larger one; ``coarse`` has the larger one's halo."""
+    cells = bracket.coarse_before.shape[-1]
+    cut = (coarse.shape[-1] - cells) // 2
+    inner = coarse[..., cut : coarse.shape[-2] - cut, cut : coarse.shape[-1] - cut]
+    architecture = network.architecture
+    with torch.inference_mode():
+        margins = Margins.within(architecture, bracket.halo, bracket.ratio)
+        started = start(network, to_pair(bracket, margins, architecture.unit, torch.device("cpu")))
+        days, images = torch.tensor([day]), torch.from_numpy(np.ascontiguousarray(inner))[None]
+        return stage2(network, started, stage1(network, started, days, images)[1]).numpy()
+
+
+def _examples(
+    places: Sequence[Place], halo: Halo, count: int, seed: int
+) -> Iterator[tuple[Bracket, int, npt.NDArray[np.float32]]]:
+    choices, draw = triplets(places), np.random.default_rng([seed, 1])
+    for _ in range(count):
+        triplet: Triplet = choices[int(draw.integers(len(choices)))]
+        place = places[triplet.place]
+        window = windows(place.landsat.shape, max(BLOCK, tile_step(place.ratio)), place.ratio, draw)
+        interval = interval_of(place, triplet, window, halo)
+        yield interval.bracket, triplet.target, interval.coarse.on(triplet.target)
+
+
+def measure_halo(network: Network, places: Sequence[Place], seed: int = 0, count: int = 3) -> Halo:
+    """The smallest halo of a ladder with which blocks of sample data come out as with the exact one.
+
+    Parameters
+    ----------
+    network
+        Trained, not folded.
+    places
+        Regions to draw the blocks from.
+    count
+        Number of blocks.
+
+    Returns
+    -------
+    Halo
+        For the ratio the network was trained with; the exact halo if none smaller is within :data:`TOLERANCE`.
+    """
+    folded, architecture = network.fold(), network.architecture
+    exact = architecture.exact_halo(architecture.ratio)
+    examples = list(_examples(places, exact, count, seed))
+    whole = [_predict(folded, *example) for example in examples]
+    for halo in ladder(architecture):
+        parts = [_predict(folded, _inner(bracket, halo), day, coarse) for bracket, day, coarse in examples]
+        if max(float(np.abs(a - b).max()) for a, b in zip(whole, parts, strict=True)) <= TOLERANCE:
+            return halo
+    return exact
+
+
+def withheld_triplets(place: Place, number: int = 0) -> tuple[Triplet, ...]:
+    """Each withheld acquisition with its nearest neighbours among those that training saw."""
+    found = []
+    for target in sorted(place.withheld):
+        earlier, later = [d for d in place.days if d < target], [d for d in place.days if d > target]
+        if earlier and later:
+            found.append(Triplet(number, earlier[-1], target, later[0]))
+    return tuple(found)
+
+
+def _squared_errors(predictor: Predictor, place: Place, triplet: Triplet, window: Window) -> tuple[float, int]:
+    sample = read(place, triplet, window, Halo(fine=0, coarse=1))
+    if sample is None:
+        return 0.0, 0
+    interval = interval_of(place, triplet, window, predictor.halo)
+    coarse = CoarseWindow((triplet.target,), interval.coarse.series, interval.coarse.series_days)
+    mean = predictor.predict(predictor.prepare(interval.bracket), coarse).mean[0]
+    error = (mean - sample.target.astype(np.float32) * np.float32(1e-4))[:, sample.clear]
+    return float(np.square(error, dtype=np.float64).sum()), error.size
+
+
+def compare(
+    predictor: STFGAN, places: Sequence[Place], seed: int = 0, blocks: int = 200, size: int = 256
+) -> dict[str, Any]:
+    """Root mean squared errors on the withheld acquisitions, of the network and of what it must beat.
+
+    Parameters
+    ----------
+    blocks, size
+        At most so many blocks, of so many pixels a side, drawn at random.
+
+    Returns
+    -------
+    dict
+        ``blocks``, ``pixels``, ``rmse`` by method (reflectance, over all clear pixels and bands) and ``skill``:
+        1 - rmse / min(rmse of linear, rmse of delta).
+    """
+    cases = [
+        (place, triplet, window)
+        for number, place in enumerate(places)
+        for triplet in withheld_triplets(place, number)
+        for window in tiles(place.landsat.shape, size // tile_step(place.ratio) * tile_step(place.ratio))
+    ]
+    order = np.random.default_rng([seed, 2]).permutation(len(cases))[:blocks]
+    methods: dict[str, Predictor] = {
+        "stfgan": predictor,
+        "delta": Delta(predictor.bands),
+        "linear": Linear(predictor.bands),
+    }
+    sums = {
+        name: np.array([_squared_errors(method, *cases[i]) for i in order]).reshape(-1, 2)
+        for name, method in methods.items()
+    }
+    count = int(sums["delta"][:, 1].sum())
+    rmse = {name: float(np.sqrt(parts[:, 0].sum() / max(count, 1))) for name, parts in sums.items()}
+    best = min(rmse["delta"], rmse["linear"])
+    skill = 1 - rmse["stfgan"] / best if best else 0.0
+    return {
+        "blocks": int((sums["delta"][:, 1] > 0).sum()),
+        "pixels": count // len(predictor.bands),
+        "rmse": rmse,
+        "skill": skill,
+    }

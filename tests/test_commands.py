@@ -1,0 +1,237 @@
+"""The commands as a user runs them: the demo end to end, resuming, killing, refusing, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from pipelines import fuse
+from pipelines.console import main
+from stfgan_xr import open_cube, store
+from stfgan_xr.fusion import Quality
+
+DATES = "2020-03-01/2020-03-08"
+
+
+@pytest.fixture(scope="session")
+def catalog(demo_world: Path) -> str:
+    """The catalog of a small demo world."""
+    return str(demo_world / "catalog.toml")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process; its exit code, stdout and stderr."""
+
+    def call(*arguments: str, command: Callable[..., None] = fuse.command) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        signal.signal(signal.SIGTERM, before)
+        seen = capsys.readouterr()
+        return int(stop.value.code or 0), seen.out, seen.err
+
+    return call
+
+
+def arguments(catalog: str, out: Path, method: str = "delta", dates: str = DATES) -> list[str]:
+    return ["--catalog", catalog, "--dates", dates, "--method", method, "--out", str(out)]
+
+
+@pytest.fixture(scope="session")
+def finished(catalog: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the small demo, made by another process."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    subprocess.run([sys.executable, "-m", "pipelines.fuse", *arguments(catalog, out)], check=True, timeout=100)
+    return out
+
+
+def digest(out: Path) -> list[str]:
+    return [store.content_digest(out / name) for name in ("landsat.zarr", "modis.zarr", "fused.zarr")]
+
+
+def test_every_requested_day_is_there_without_holes(finished: Path) -> None:
+    cube = open_cube(finished / "fused.zarr")
+    assert [str(t)[:10] for t in cube.time.values] == [f"2020-03-{n:02d}" for n in range(1, 9)]
+    assert list(cube.data_vars)[:6] == ["blue", "green", "red", "nir", "swir1", "swir2"]
+    assert cube.nir.dtype == np.float32
+    assert cube.odc.geobox.crs.epsg == 32650
+    bracketed = (cube.qa.values & Quality.NODATA) == 0
+    assert bracketed.mean() > 0.99
+    assert np.isfinite(cube.nir.values[bracketed]).all()
+
+
+def test_run_json_says_what_was_asked_found_and_made(finished: Path) -> None:
+    document = json.loads((finished / "run.json").read_text())
+    assert document["status"] == "complete"
+    assert document["request"]["method"] == "delta"
+    assert document["items"]["landsat"] > 0
+    assert document["cubes"]["fused.zarr"]["status"] == "complete"
+    assert "torch" in document["versions"]
+
+
+def test_fused_is_closer_to_the_truth_than_the_nearest_observation(finished: Path, demo_world: Path) -> None:
+    from stfgan_xr import simulate
+    from stfgan_xr.fusion import fuse as fuse_cubes
+    from stfgan_xr.predictors.methods import make
+
+    world = simulate.read_world(demo_world)
+    days = [date(2020, 3, n) for n in range(1, 9)]
+    truth = np.stack([world.reflectance(day) for day in days])
+    landsat, modis = open_cube(finished / "landsat.zarr"), open_cube(finished / "modis.zarr")
+    bands = ("blue", "green", "red", "nir", "swir1", "swir2")
+
+    def error(cube: xr.Dataset) -> float:
+        values = np.stack([cube[b].values for b in bands], axis=1)
+        return float(np.sqrt(np.nanmean((values - truth) ** 2)))
+
+    copied = fuse_cubes(landsat, modis, make("persistence", bands), days)
+    assert error(open_cube(finished / "fused.zarr")) < error(copied.compute())
+
+
+def test_same_run_again_does_nothing_and_says_so(finished: Path, catalog: str, run: Callable[..., tuple[int, str, str]]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    code, out, _ = run(*arguments(catalog, finished))
+    assert code == 0
+    assert "nothing to do" in out
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--method", "linear"], "method was .*delta.*, now .*linear"),
+        (["--dates", "2020-03-01/2020-03-09"], "dates was"),
+        (["--bracket-days", "30"], "bracket_days was 64, now 30"),
+        (["--bands", "red,nir"], "bands was"),
+    ],
+)
+def test_other_parameters_on_the_same_folder_are_refused(
+    finished: Path, catalog: str, run: Callable[..., tuple[int, str, str]], change: list[str], named: str
+) -> None:
+    code, _, err = run(*arguments(catalog, finished), *change)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert pytest.importorskip("re").search(named, err), err
+
+
+def test_same_run_elsewhere_gives_the_same_content(finished: Path, catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    assert run(*arguments(catalog, tmp_path / "again"))[0] == 0
+    assert digest(tmp_path / "again") == digest(finished)
+
+
+@pytest.mark.parametrize("share", [0.15, 0.5, 0.9])
+def test_kill_in_the_middle_and_resume_gives_the_same_content(finished: Path, catalog: str, tmp_path: Path, share: float) -> None:
+    out, whole = tmp_path / "run", sum(p.is_file() for p in finished.rglob("*"))
+    command = [sys.executable, "-m", "pipelines.fuse", *arguments(catalog, out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while sum(p.is_file() for p in out.rglob("*")) < share * whole and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(command, check=True, timeout=100, stderr=subprocess.DEVNULL)
+    assert digest(out) == digest(finished)
+
+
+def test_sigterm_ends_with_143_and_can_be_resumed(finished: Path, catalog: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "pipelines.fuse", *arguments(catalog, out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 90
+    while not (out / "landsat.zarr").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert err.strip().splitlines()[-1] == "error: terminated; the same command resumes"
+    subprocess.run(command, check=True, timeout=100, stderr=subprocess.DEVNULL)
+    assert digest(out) == digest(finished)
+
+
+def test_workers_give_the_content_of_one_process(finished: Path, catalog: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "pipelines.fuse", *arguments(catalog, out), "--workers", "2"]
+    subprocess.run(command, check=True, timeout=110, stderr=subprocess.DEVNULL)
+    assert digest(out) == digest(finished)
+
+
+def test_plan_writes_no_cube(catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = run(*arguments(catalog, tmp_path / "run"), "--plan")
+    assert code == 0
+    assert "fused.zarr" in out
+    assert "memory" in out
+    assert not list((tmp_path / "run").glob("*.zarr"))
+
+
+LINE = {"type": "LineString", "coordinates": [[114, 22], [115, 23]]}
+MARS = {"type": "Polygon", "coordinates": [[[500, 22], [501, 22], [501, 23], [500, 22]]]}
+ELSEWHERE = {"type": "Polygon", "coordinates": [[[10, 50], [10.01, 50], [10.01, 50.01], [10, 50]]]}
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "named"),
+    [
+        (["--dates", "2020-03-08/2020-03-01"], 2, "end lies before the start"),
+        (["--dates", "yesterday"], 2, "not a day"),
+        (["--dates", ""], 2, "not a day"),
+        (["--catalog", "nowhere"], 2, "nowhere"),
+        (["--catalog", "absent.toml"], 2, "absent.toml"),
+        (["--method", "magic"], 2, "stfgan, persistence, linear, delta"),
+        (["--bands", "red,ultraviolet"], 2, "ultraviolet"),
+        (["--crs", "EPSG:4326"], 2, "metres"),
+        (["--crs", "nonsense"], 2, "not a coordinate reference system"),
+        (["--aoi", "absent.geojson"], 2, "no such file"),
+        (["--aoi", "garbage.geojson"], 2, "not GeoJSON"),
+        (["--aoi", "empty.geojson"], 2, "empty"),
+        (["--aoi", "mars.geojson"], 2, "not on Earth"),
+        (["--aoi", "line.geojson"], 2, "LineString"),
+        (["--aoi", "elsewhere.geojson"], 3, "no Landsat imagery"),
+        (["--dates", "1999-03-01"], 3, "no Landsat imagery"),
+        (["--method", "stfgan", "--model", "absent.safetensors"], 2, "absent.safetensors"),
+        (["--method", "stfgan", "--model", "garbage.geojson"], 2, "garbage.geojson"),
+        (["--model", "garbage.geojson"], 2, "no weights"),
+        (["--cluster", "moon"], 2, "moon"),
+        (["--bracket-days", "0"], 2, "bracket-days"),
+        (["--pairs", "absent.toml"], 2, "does not go with --pairs"),
+        (["--nonsense"], 2, "nonsense"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line_and_the_right_code(
+    catalog: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., tuple[int, str, str]],
+    given: list[str], code: int, named: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    documents = {"line": LINE, "mars": MARS, "elsewhere": ELSEWHERE, "empty": {"type": "FeatureCollection", "features": []}}
+    for name, document in documents.items():
+        (tmp_path / f"{name}.geojson").write_text(json.dumps(document))
+    (tmp_path / "garbage.geojson").write_text("not json at all")
+    found, _, err = run(*arguments(catalog, tmp_path / "run"), *given)
+    assert (found, len(err.strip().splitlines())) == (code, 1), err
+    assert named in err
+    assert not (tmp_path / "run" / "fused.zarr").exists()
+
+
+def test_help_fits_eighty_columns(run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    finished = subprocess.run(
+        [sys.executable, "-m", "pipelines.fuse", "--help"], capture_output=True, text=True, check=True,
+        env=os.environ | {"COLUMNS": "80", "NO_COLOR": "1"},
+    )  # fmt: skip
+    assert "--aoi" in finished.stdout
+    assert max(map(len, finished.stdout.splitlines())) <= 80

@@ -1,0 +1,213 @@
+"""Training: the loss falls, the seed decides everything, and a broken run resumes as if it had not been."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stfgan_xr import checkpoint, gate, samples, training
+from stfgan_xr.brackets import series
+from stfgan_xr.errors import InputError, NothingToDo
+from stfgan_xr.grid import Halo, Window
+from stfgan_xr.learning import Gan, Recipe
+from stfgan_xr.predictors.simple import Delta
+from stfgan_xr.predictors.stages import AnchorName, Architecture, Schedule
+from stfgan_xr.predictors.stfgan import STFGAN, restore
+from tests.synthetic import Scene, day
+from tests.test_stfgan import Place, random_checkpoint
+
+RECIPE = Recipe(
+    gan="none", steps=12, batch=2, patch=32, margin=16, samples=4, region=64, learning_rate=1e-3, span=(2, 40), seed=3
+)
+ACQUIRED = (2, 7, 11, 15, 19, 24, 28, 33, 37)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return Scene(64, 64, acquired=ACQUIRED, cloud=0.15, gap=0.05)
+
+
+def train(scene: Scene, out: Path, recipe: Recipe = RECIPE, **settings: Any) -> dict[str, Any]:
+    return training.train([(scene.landsat, scene.modis)], out, recipe, **({"width": 4} | settings))
+
+
+def losses(out: Path) -> list[dict[str, str]]:
+    with (out / "training" / "losses.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_lowers_the_loss_below_the_anchor(scene: Scene, tmp_path: Path) -> None:
+    facts = train(scene, tmp_path, replace(RECIPE, steps=60))
+    rows = losses(tmp_path)
+    first, last = (
+        np.mean([float(r["mse_stage2"]) / float(r["mse_anchor"]) for r in part]) for part in (rows[:5], rows[-10:])
+    )
+    assert last < first
+    assert last < 0.98
+    assert [int(row["step"]) for row in rows] == list(range(60))
+    assert facts["withheld"]["rmse"].keys() == {"stfgan", "delta", "linear"}
+    config = checkpoint.read_config(tmp_path)
+    assert config["training"] == facts
+    assert STFGAN.open(tmp_path).halo == Halo(config["halo"]["fine"], config["halo"]["coarse"])
+
+
+@pytest.mark.parametrize("schedule", ["same-grid", "progressive"])
+@pytest.mark.parametrize("gan", ["wgan-clip", "lsgan"])
+def test_the_seed_decides_the_weights(scene: Scene, tmp_path: Path, gan: Gan, schedule: Schedule) -> None:
+    recipe = replace(RECIPE, gan=gan, steps=3, warm_up=0.3)
+    for out in ("a", "b"):
+        train(scene, tmp_path / out, recipe, schedule=schedule)
+    train(scene, tmp_path / "c", replace(recipe, seed=4), schedule=schedule)
+    a, b, c = (checkpoint.load_tensors(tmp_path / out) for out in "abc")
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert not all(np.array_equal(a[name], c[name]) for name in a)
+
+
+class Broken(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("gan", "anchor", "at"), [("wgan-clip", "delta", 5), ("lsgan", "none", 9)])
+def test_a_broken_run_resumes_like_an_unbroken_one(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gan: Gan, anchor: AnchorName, at: int
+) -> None:
+    monkeypatch.setattr(training, "SAVES", 4)
+    recipe = replace(RECIPE, gan=gan, warm_up=0.2)
+
+    def broken(number: int, total: int, _: Mapping[str, float]) -> None:
+        if number == at:
+            raise Broken
+
+    train(scene, tmp_path / "whole", recipe, anchor=anchor)
+    with pytest.raises(Broken):
+        train(scene, tmp_path / "broken", recipe, anchor=anchor, progress=broken)
+    assert not (tmp_path / "broken" / "stfgan.safetensors").exists()
+    train(scene, tmp_path / "broken", recipe, anchor=anchor)
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    assert (tmp_path / "broken/stfgan.safetensors").read_bytes() == (tmp_path / "whole/stfgan.safetensors").read_bytes()
+
+
+def test_another_recipe_does_not_resume(scene: Scene, tmp_path: Path) -> None:
+    train(scene, tmp_path, replace(RECIPE, steps=2))
+    with pytest.raises(InputError, match="another seed"):
+        train(scene, tmp_path, replace(RECIPE, steps=2, seed=9))
+
+
+def test_minutes_become_steps(scene: Scene, tmp_path: Path) -> None:
+    facts = train(scene, tmp_path, replace(RECIPE, minutes=0.01))
+    assert facts["steps"] == len(losses(tmp_path)) >= 10
+
+
+def test_half_precision_halves_the_file(scene: Scene, tmp_path: Path) -> None:
+    train(scene, tmp_path, replace(RECIPE, steps=1), half=True)
+    size = (tmp_path / "stfgan.safetensors").stat().st_size
+    train(scene, tmp_path / "single", replace(RECIPE, steps=1))
+    assert size < 0.6 * (tmp_path / "single/stfgan.safetensors").stat().st_size
+    assert STFGAN.open(tmp_path).bands == ("red", "nir")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"patch": 40}, "multiples of 16"), ({"margin": 6}, "multiples of"), ({"patch": 128}, "do not fit")],
+)
+def test_sizes_that_do_not_fit_are_refused(scene: Scene, tmp_path: Path, change: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train(scene, tmp_path, replace(RECIPE, **change))  # type: ignore[arg-type]
+
+
+def test_cubes_of_two_kinds_are_refused(scene: Scene, tmp_path: Path) -> None:
+    other = Scene(64, 64, ratio=8)
+    with pytest.raises(InputError, match="differ"):
+        training.train([(s.landsat, s.modis) for s in (scene, other)], tmp_path, RECIPE)
+
+
+def test_two_acquisitions_are_too_few(tmp_path: Path) -> None:
+    with pytest.raises(NothingToDo, match="three acquisitions"):
+        train(Scene(64, 64, acquired=(3, 20)), tmp_path)
+
+
+def test_a_sample_never_sees_its_target_nor_what_lies_inside_its_bracket(scene: Scene) -> None:
+    place = training.corpus([(scene.landsat, scene.modis)])[0]
+    assert place.withheld
+    assert not place.withheld & set(place.days)
+    found = samples.triplets([place])
+    assert found
+    zero = day(0).toordinal() - day(0).replace(year=1970, month=1, day=1).toordinal()
+    for triplet in found:
+        sample = samples.read(place, triplet, Window(0, 64, 0, 64), Halo(16, 2))
+        if sample is None:
+            continue
+        assert not {triplet.before, triplet.target, triplet.after} & place.withheld
+        seen = set(np.unique(sample.days[:, 16:-16, 16:-16][:, sample.clear] + triplet.target).tolist())
+        assert not any(triplet.before < number < triplet.after for number in seen)
+        assert seen <= {zero + number for number in ACQUIRED}
+
+
+def test_patches_are_parts_of_their_samples(scene: Scene) -> None:
+    place = training.corpus([(scene.landsat, scene.modis)])[0]
+    halo = Halo(16, 2)
+    sample = next(samples.collect([place], 1, 64, halo, 0))
+    patch = samples._cut(sample, Window(16, 48, 32, 64), 16)
+    assert patch.fine.shape == (4, 64, 64)
+    assert patch.coarse.shape == (3, 2, 6, 6)
+    assert np.array_equal(patch.target, sample.target[:, 16:48, 32:64])
+    assert np.array_equal(patch.fine[:, 16:-16, 16:-16], sample.fine[:, 32:64, 48:80])
+    assert np.array_equal(patch.coarse[..., 2:-2, 2:-2], sample.coarse[..., 3:5, 4:6])
+
+
+def test_the_batch_anchor_is_the_predictor_delta(scene: Scene) -> None:
+    place = training.corpus([(scene.landsat, scene.modis)])[0]
+    halo, window = Halo(16, 2), Window(0, 64, 0, 64)
+    triplet = samples.triplets([place])[0]
+    sample = samples.read(place, triplet, window, halo)
+    assert sample is not None
+
+    class Still:
+        def integers(self, low: int, high: int, count: int) -> Any:
+            return np.zeros(count, int)
+
+    batch = training.to_batch([sample], halo, 16, Still(), "cpu")  # type: ignore[arg-type]
+    interval = samples.interval_of(place, triplet, window, Halo(0, 1))
+    expected = (
+        Delta(place.landsat.bands).predict(Delta(place.landsat.bands).prepare(interval.bracket), interval.coarse).mean
+    )
+    from stfgan_xr.predictors.stages import anchor
+
+    assert np.abs(anchor(batch.pair, batch.days, batch.coarse, 0).numpy() - expected).max() < 1e-6
+    assert (
+        np.abs(batch.target.numpy()[0] - series(scene.landsat).select([triplet.target]).read([0], window)[0])[
+            :, sample.clear
+        ].max()
+        < 1e-6
+    )
+
+
+def test_the_measured_halo_is_enough_and_no_larger_than_needed(scene: Scene, tmp_path: Path) -> None:
+    path = random_checkpoint(tmp_path, Architecture(("red", "nir"), 4))
+    network = restore(path)
+    with torch.no_grad():  # hardly any reach beyond the heads: a small halo must be found
+        for generator in (network.first, network.second):
+            for branch in (generator.coarse, generator.fine):
+                for part in branch.modules():
+                    if isinstance(part, torch.nn.BatchNorm2d):
+                        part.weight.zero_()
+    places = training.corpus([(scene.landsat, scene.modis)])
+    halo = gate.measure_halo(network, places)
+    assert halo.fine < network.architecture.exact_halo(16).fine
+    tensors = {name: value.numpy() for name, value in network.state_dict().items() if value.is_floating_point()}
+    config = network.architecture.to_config() | {"halo": {"fine": halo.fine, "coarse": halo.coarse}}
+    predictor = STFGAN.open(checkpoint.save(tmp_path / "small", tensors, config))
+    place = Place((6, 6), 16)
+    assert np.abs(place.tiled(predictor, 32) - place.predict(predictor, place.whole)).max() <= 1e-5
