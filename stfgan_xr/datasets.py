@@ -247,7 +247,7 @@ class Pairs:
 
 
 def read_pairs(path: str | Path) -> Pairs:
-    """The pairs that a ``pairs.toml`` describes; reads the first raster of either side.
+    """The pairs that a ``pairs.toml`` describes; reads and checks every raster once, one at a time.
 
     Parameters
     ----------
@@ -257,8 +257,10 @@ def read_pairs(path: str | Path) -> Pairs:
     Raises
     ------
     InputError
-        If the file is not such a description, a side has no rasters or several for a day, the number of bands is
-        another, or the grids are not nested. The message names the file and the key.
+        If the file is not such a description, a side has no rasters or several for a day, a raster's grid or number
+        of bands is another, or the two grids are not nested. The message names the file and the key.
+    NothingToDo
+        If the rasters of a side hold no values.
     """
     path = Path(path)
     document = _parse(path)
@@ -268,7 +270,14 @@ def read_pairs(path: str | Path) -> Pairs:
     pairs = Pairs(document.get("name") or path.resolve().parent.name, bands, sides["fine"], sides["coarse"])
     if pairs.ratio < 1:
         raise InputError(f"{path}: the coarse rasters are finer than the fine ones; are the two sides exchanged?")
+    _check_rasters(pairs)
     return pairs
+
+
+def _check_rasters(pairs: Pairs) -> None:
+    # Knowing the days takes a look into every raster, and finds those that do not fit.
+    for side in (pairs.fine, pairs.coarse):
+        logger.info("%s: %d %s days of %d rasters", pairs.name, len(side.days), side.kind, len(side.files))
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -24,6 +24,8 @@ Gan = Literal["wgan-clip", "lsgan", "none"]
 GANS: tuple[Gan, ...] = ("wgan-clip", "lsgan", "none")
 CLIP = 0.01
 """Largest weight of a Wasserstein critic."""
+RISE = 50
+"""The learning rate is reached after one part in so many of the steps."""
 SETTLE = 0.1
 """Last part of the steps: normalisation statistics are held and stage 2 always sees stage-1 results."""
 
@@ -46,8 +48,10 @@ class Recipe:
         Fine pixels around a patch that the network sees and the loss does not.
     samples, region
         Regions held in memory and the fine pixels along one; patches are cut from them.
+    optimiser
+        ``"rmsprop"`` (the paper's) or ``"adam"``, which starts gently enough for a network that begins at its anchor.
     learning_rate
-        Of RMSprop (Adam with ``gan="lsgan"``), divided by ten after half of the steps.
+        Reached over the first fiftieth of the steps, divided by ten after half of them.
     warm_up
         First part of the steps without the adversarial part.
     span
@@ -65,6 +69,7 @@ class Recipe:
     margin: int = 16
     samples: int = 400
     region: int = 512
+    optimiser: Literal["rmsprop", "adam"] = "rmsprop"
     learning_rate: float = 1e-4
     warm_up: float = 1 / 500
     span: tuple[int, int] = (2, 96)
@@ -73,6 +78,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.gan not in GANS:
             raise InputError(f"gan {self.gan!r}: choose one of {', '.join(GANS)}")
+        if self.optimiser not in ("rmsprop", "adam"):
+            raise InputError(f"optimiser {self.optimiser!r}: choose rmsprop or adam")
         if min(self.steps, self.batch, self.patch, self.samples, self.region) < 1 or self.learning_rate <= 0:
             raise InputError("steps, batch, patch, samples, region and the learning rate must be positive")
 
@@ -105,7 +112,7 @@ class Run:
         self.step = 0
 
     def _optimiser(self, module: torch.nn.Module) -> torch.optim.Optimizer:
-        if self.recipe.gan == "lsgan":
+        if self.recipe.optimiser == "adam":
             return torch.optim.Adam(module.parameters(), self.recipe.learning_rate, betas=(0.9, 0.999))
         return torch.optim.RMSprop(module.parameters(), self.recipe.learning_rate)
 
@@ -203,7 +210,7 @@ def _generator_loss(gan: Gan, fake: Tensor) -> Tensor:
 
 def _gradient_ratio(adversarial: Tensor, squared: Tensor, output: Tensor) -> float:
     norms = [torch.autograd.grad(loss, output, retain_graph=True)[0].norm() for loss in (adversarial, squared)]
-    return (norms[0] / norms[1].clamp(min=1e-12)).item()
+    return float(norms[0] / norms[1].clamp(min=1e-12))
 
 
 @dataclass(frozen=True)
@@ -226,8 +233,9 @@ class Step:
 
     @property
     def learning_rate(self) -> float:
-        """A tenth after half of the steps."""
-        return self.recipe.learning_rate * (0.1 if self.number >= self.total / 2 else 1.0)
+        """Rising at the start, a tenth after half of the steps."""
+        rise = min(1.0, RISE * (self.number + 1) / self.total)
+        return self.recipe.learning_rate * (0.1 if self.number >= self.total / 2 else rise)
 
     @property
     def measured(self) -> bool:

@@ -108,7 +108,7 @@ def scores(prediction: Image, truth: Image, mask: Bool | None = None, ratio: int
     if found.pixels == 0:
         return found
     images, references = (np.where(valid, image, np.nan).astype(np.float64) for image in (prediction, truth))
-    texture = {
+    texture: dict[str, Any] = {
         name: _known(_mean([measure(*pair, valid) for pair in zip(images, references, strict=True)]))
         for name, measure in _IMAGE_SCORES.items()
     }

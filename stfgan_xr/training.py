@@ -231,6 +231,6 @@ def _finish(run: Run, folder: Folder, places: Sequence[samples.Place], half: boo
     config["halo"] = {"fine": halo.fine, "coarse": halo.coarse}
     checkpoint.save(folder.checkpoint, tensors, config | {"training": asdict(recipe)})
     scores = gate.compare(STFGAN.open(folder.checkpoint), places, recipe.seed)
-    facts = asdict(recipe) | {"steps": run.step, "withheld": scores}
+    facts = asdict(recipe) | {"span": list(recipe.span), "steps": run.step, "withheld": scores}
     checkpoint.save(folder.checkpoint, tensors, config | {"training": facts})
     return facts

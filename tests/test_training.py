@@ -24,9 +24,37 @@ from tests.synthetic import Scene, day
 from tests.test_stfgan import Place, random_checkpoint
 
 RECIPE = Recipe(
-    gan="none", steps=12, batch=2, patch=32, margin=16, samples=4, region=64, learning_rate=1e-3, span=(2, 40), seed=3
+    gan="none",
+    optimiser="adam",
+    steps=12,
+    batch=2,
+    patch=32,
+    margin=16,
+    samples=4,
+    region=64,
+    learning_rate=1e-3,
+    span=(2, 40),
+    seed=3,
 )
 ACQUIRED = (2, 7, 11, 15, 19, 24, 28, 33, 37)
+
+
+class Damped(Scene):
+    """Fast changes of which the coarse sensor sees half: delta is wrong in a way that can be learned."""
+
+    def truth(self, number: int) -> Any:
+        return self.base + np.float32(0.08 * np.sin(number * 1.3))
+
+    def _modis(self) -> Any:
+        modis = super()._modis()
+        return modis.assign(
+            {
+                b: modis[b]
+                .where(modis[b] < 0, modis[b].mean("time") + (modis[b] - modis[b].mean("time")) / 2)
+                .astype("int16")
+                for b in self.bands
+            }
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -48,14 +76,15 @@ def losses(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_training_lowers_the_loss_below_the_anchor(scene: Scene, tmp_path: Path) -> None:
-    facts = train(scene, tmp_path, replace(RECIPE, steps=60))
+def test_training_lowers_the_loss_below_the_anchor(tmp_path: Path) -> None:
+    damped = Damped(64, 64, acquired=ACQUIRED, cloud=0.1, gap=0)
+    facts = train(damped, tmp_path, replace(RECIPE, steps=60, learning_rate=3e-3))
     rows = losses(tmp_path)
     first, last = (
         np.mean([float(r["mse_stage2"]) / float(r["mse_anchor"]) for r in part]) for part in (rows[:5], rows[-10:])
     )
     assert last < first
-    assert last < 0.98
+    assert last < 0.9
     assert [int(row["step"]) for row in rows] == list(range(60))
     assert facts["withheld"]["rmse"].keys() == {"stfgan", "delta", "linear"}
     config = checkpoint.read_config(tmp_path)
@@ -112,9 +141,9 @@ def test_minutes_become_steps(scene: Scene, tmp_path: Path) -> None:
 
 def test_half_precision_halves_the_file(scene: Scene, tmp_path: Path) -> None:
     train(scene, tmp_path, replace(RECIPE, steps=1), half=True)
+    weights = sum(value.nbytes for value in checkpoint.load_tensors(tmp_path).values())
     size = (tmp_path / "stfgan.safetensors").stat().st_size
-    train(scene, tmp_path / "single", replace(RECIPE, steps=1))
-    assert size < 0.6 * (tmp_path / "single/stfgan.safetensors").stat().st_size
+    assert size < weights / 2 + 100_000  # names and shapes are the rest
     assert STFGAN.open(tmp_path).bands == ("red", "nir")
 
 

@@ -1,0 +1,40 @@
+# make demo   the main job on the demo world, in an environment of its own
+# make test   all default tests, in the same environment
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+DEMO ?= demo
+DATES ?= 2020-03-01/2020-03-31
+
+.PHONY: demo test lint slow bench weights clean
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
+	  { echo "python3 has no venv module: install your system's python3-venv package" >&2; exit 1; }
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(PY) -m pipelines.fuse --catalog demo --dates $(DATES) --out $(DEMO)
+	$(PY) -m pipelines.evaluate $(DEMO) --method stfgan --method delta --picture $(DEMO)/picture.png
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+slow: $(STAMP)
+	$(PY) -m pytest -m slow --timeout 1800
+
+lint: $(STAMP)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+bench: $(STAMP)
+	$(PY) -m benchmarks.memory --size 512 --days 31
+	$(PY) -m benchmarks.gpu
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info

@@ -1,0 +1,453 @@
+"""The demo world as files: what Landsat 8/9 and MODIS would deliver of a known landscape, with a static STAC catalog.
+
+Landsat scenes carry the coding of Collection 2 (uint16, 2.75e-5, -0.2, fill 0, QA_PIXEL, QA_RADSAT); path 121 lies in
+UTM 50N on the lattice of the truth, path 122 in UTM 49N. MODIS images carry that of MCD43A4 v6.1 in the sinusoidal
+projection. Shenzhen lies well inside tile h28v06, so the tile border through the area is moved here from its true
+place; pixels keep their true lattice. Items show what real servers show: ``proj:epsg: null`` with ``proj:wkt2``,
+``datetime`` off the composite day, missing nodata, reprocessed and tier 2 twins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Transformer
+from scipy import ndimage
+
+from stfgan_xr.days import day_range, to_number
+from stfgan_xr.errors import InputError
+from stfgan_xr.files import write_json, write_text
+from stfgan_xr.grid import Window
+from stfgan_xr.landscape import MARGIN, World
+from stfgan_xr.rasters import write_cog
+from stfgan_xr.sensors import BANDS, LANDSAT_OLI, MCD43A4
+
+VERSION = 1
+SINUSOIDAL = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
+MODIS_PIXEL = 463.312716527778
+MODIS_ORIGIN = (-20015109.354, 10007554.677)
+ASSETS = {"blue": "blue", "green": "green", "red": "red", "nir": "nir08", "swir1": "swir16", "swir2": "swir22"}
+MODIS_BAND = {"blue": 3, "green": 4, "red": 1, "nir": 2, "swir1": 6, "swir2": 7}
+
+# QA_PIXEL words of Landsat 8-9 Collection 2 (LSDS-1619, table 6-3).
+QA_FILL, QA_LAND, QA_WATER, QA_DILATED, QA_CLOUD, QA_SHADOW, QA_CIRRUS = 1, 21824, 21952, 21826, 22280, 23888, 54596
+
+Float = npt.NDArray[np.float32]
+Words = npt.NDArray[np.uint16]
+
+
+def default_folder(world: World) -> Path:
+    """Where a world is kept between runs: the user's cache folder."""
+    name = f"demo-{world.seed}-{world.size}-{world.start}-{world.days}-v{VERSION}"
+    return platformdirs.user_cache_path("stfgan_xr") / name
+
+
+def _parameters(world: World) -> dict[str, Any]:
+    return asdict(world) | {"start": world.start.isoformat(), "version": VERSION}
+
+
+def read_world(folder: Path) -> World:
+    """The world whose files lie in a folder.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    path = folder / "world.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found.pop("version")
+        return World(**found | {"start": date.fromisoformat(found["start"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: no demo world there ({type(error).__name__})") from None
+
+
+def ensure_world(world: World, folder: Path) -> Path:
+    """Write a world's files, unless they are there; the folder.
+
+    Raises
+    ------
+    InputError
+        If the folder holds something else.
+    """
+    if (folder / "world.json").is_file():
+        stored = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+        if stored == _parameters(world):
+            return folder
+        raise InputError(f"{folder} holds another demo world ({stored}); choose another folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; choose another folder")
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_world(world, partial)
+    if folder.exists():
+        folder.rmdir()
+    partial.rename(folder)
+    return folder
+
+
+def write_world(world: World, folder: Path) -> None:
+    """Write scenes, catalog, area and parameters into an existing folder; ``world.json`` last."""
+    landsat, modis = folder / "landsat-c2-l2", folder / "modis-43A4-061"
+    for path in (landsat, modis):
+        path.mkdir()
+    items = [list(_landsat_items(world, landsat)), list(_modis_items(world, modis))]
+    for path, found in zip((landsat, modis), items, strict=True):
+        _write_collection(world, path, found)
+    links = [{"rel": "child", "href": f"./{p.name}/collection.json", "type": "application/json"} for p in (landsat, modis)]
+    root = {"rel": "root", "href": "./catalog.json", "type": "application/json"}
+    catalog = {"type": "Catalog", "id": "stfgan-xr-demo", "stac_version": "1.0.0", "description": "Simulated imagery"}
+    write_json(folder / "catalog.json", catalog | {"links": [root, *links]})
+    feature = {"type": "Feature", "properties": {"name": "demo"}, "geometry": world.area.json}
+    write_json(folder / "aoi.geojson", feature)
+    write_text(folder / "catalog.toml", files("catalogs").joinpath("demo.toml").read_text(encoding="utf-8"))
+    write_json(folder / "world.json", _parameters(world))
+
+
+def _write_collection(world: World, folder: Path, items: list[dict[str, Any]]) -> None:
+    box = world.area.boundingbox
+    for item in items:
+        item["links"] = [
+            {"rel": "root", "href": "../catalog.json", "type": "application/json"},
+            {"rel": "collection", "href": "./collection.json", "type": "application/json"},
+        ]
+        write_json(folder / f"{item['id']}.json", item)
+    links = [{"rel": "item", "href": f"./{item['id']}.json", "type": "application/geo+json"} for item in items]
+    extent = {
+        "spatial": {"bbox": [[box.left, box.bottom, box.right, box.top]]},
+        "temporal": {"interval": [[f"{world.start}T00:00:00Z", f"{world.last}T23:59:59Z"]]},
+    }
+    collection = {
+        "type": "Collection", "id": folder.name, "stac_version": "1.0.0", "description": "Simulated", "license": "Apache-2.0",
+        "extent": extent, "links": [{"rel": "root", "href": "../catalog.json", "type": "application/json"}, *links],
+    }  # fmt: skip
+    write_json(folder / "collection.json", collection)
+
+
+def _footprint(grid: GeoBox) -> dict[str, Any]:
+    area = grid.extent.to_crs("EPSG:4326", resolution=grid.resolution.x * 200)
+    box = area.boundingbox
+    return {"geometry": area.json, "bbox": [box.left, box.bottom, box.right, box.top]}
+
+
+# ---------------------------------------------------------------- Landsat
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One overpass: what is random about it is drawn from its path and day."""
+
+    world: World
+    path: int
+    platform: int
+    day: date
+
+    @property
+    def rng(self) -> np.random.Generator:
+        return self.world.rng(20, self.path, to_number(self.day))
+
+
+def passes(world: World) -> Iterator[_Pass]:
+    """Overpasses of paths 121 and 122: each seen every eight days by Landsat 8 and 9 in turn, a week apart."""
+    for day in day_range(world.start, world.last):
+        number = to_number(day)
+        for path, phases in ((121, {3: 8, 11: 9}), (122, {10: 8, 2: 9})):
+            if number % 16 in phases:
+                yield _Pass(world, path, phases[number % 16], day)
+
+
+def _wide(world: World) -> tuple[int, int]:
+    return world.shape[0] + 2 * MARGIN, world.shape[1] + 2 * MARGIN
+
+
+def _clouds(overpass: _Pass) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Cloud, shadow and thin cirrus over grid plus margin."""
+    rng, shape = overpass.rng, _wide(overpass.world)
+    cloudy = rng.random() < overpass.world.cloudiness
+    share = rng.beta(1.2, 1.6) if cloudy else 0.06 * rng.random()
+    field = _noise(rng, shape, 70) + 0.35 * _noise(rng, shape, 14)
+    cloud = field > np.quantile(field, 1 - share)
+    cirrus_field = _noise(rng, shape, 110)
+    cirrus = cirrus_field > (1.6 if rng.random() < 0.3 else 9)
+    shadow = np.roll(cloud, (7, -10), (0, 1)) & ~cloud
+    return cloud, shadow, cirrus
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, int], spacing: int) -> Float:
+    small = rng.standard_normal([side // spacing + 4 for side in shape]).astype(np.float32)
+    rows, columns = (np.arange(side, dtype=np.float32) / spacing + 1 for side in shape)
+    along = _lerp(small, rows, 0)
+    return _lerp(along, columns, 1)
+
+
+def _lerp(values: Float, at: Float, axis: int) -> Float:
+    base = np.floor(at).astype(int)
+    t = at - base
+    t = (t * t * (3 - 2 * t)).reshape((-1, 1) if axis == 0 else (1, -1)).astype(np.float32)
+    lower, upper = np.take(values, base, axis=axis), np.take(values, base + 1, axis=axis)
+    return np.asarray(lower + (upper - lower) * t, np.float32)
+
+
+def _quality(overpass: _Pass, cloud: Any, shadow: Any, cirrus: Any) -> Words:
+    nir = _truth(overpass, "nir")
+    words = np.where(nir < 0.06, QA_WATER, QA_LAND).astype(np.uint16)
+    dilated = ndimage.binary_dilation(cloud, iterations=3)
+    for mask, word in ((cirrus, QA_CIRRUS), (shadow, QA_SHADOW), (dilated, QA_DILATED), (cloud, QA_CLOUD)):
+        words[mask] = word
+    return words
+
+
+def _truth(overpass: _Pass, band: str) -> Float:
+    height, width = overpass.world.shape
+    window = Window(-MARGIN, height + MARGIN, -MARGIN, width + MARGIN)
+    return overpass.world.reflectance(overpass.day, (band,), window)[0]
+
+
+def _seen(overpass: _Pass, band: str, cloud: Any, shadow: Any, cirrus: Any) -> Float:
+    """What the sensor measures of a band over grid plus margin, in reflectance."""
+    number = BANDS.index(band)
+    rng = overpass.world.rng(21, overpass.path, to_number(overpass.day), number)
+    value = _truth(overpass, band) * (1 + 0.01 * rng.standard_normal())
+    value = np.where(shadow, value * 0.45, value)
+    value = value + np.where(cirrus, np.float32(0.03), np.float32(0))
+    white = (0.55, 0.56, 0.58, 0.62, 0.45, 0.35)[number]
+    value = np.where(cloud, white + 0.08 * _noise(rng, value.shape, 12), value)
+    return np.asarray(value + overpass.world.noise * rng.standard_normal(value.shape, np.float32), np.float32)
+
+
+def _swath(overpass: _Pass) -> npt.NDArray[np.bool_]:
+    """Inside the swath: path 121 covers the eastern three quarters of the area, path 122 the western; edges lean."""
+    height, width = _wide(overpass.world)
+    rows, columns = np.arange(height)[:, None], np.arange(width)[None, :]
+    lean = 0.22 * (rows - height / 2)
+    drift = overpass.rng.integers(-4, 5)
+    east = columns + lean > width * 0.22 + drift
+    return np.asarray(east if overpass.path == 121 else columns + lean < width * 0.78 + drift, bool)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where a scene's pixels take their values from in grid plus margin."""
+
+    grid: GeoBox
+    rows: npt.NDArray[np.float64] | None
+    columns: npt.NDArray[np.float64] | None
+    cut: tuple[slice, slice] | None
+
+    def sample(self, values: npt.NDArray[Any], order: int, outside: float) -> npt.NDArray[Any]:
+        if self.cut is not None:
+            return values[self.cut]
+        assert self.rows is not None
+        assert self.columns is not None
+        return np.asarray(
+            ndimage.map_coordinates(values, [self.rows, self.columns], order=order, mode="constant", cval=outside, prefilter=False)
+        )
+
+
+def _frame(overpass: _Pass) -> _Frame:
+    """A scene's grid: its origin moves by whole pixels from pass to pass."""
+    world = overpass.world
+    height, width = _wide(world)
+    box = world.grid
+    left, top = box.affine.c - MARGIN * 30, box.affine.f + MARGIN * 30
+    down, across = (int(n) for n in overpass.rng.integers(2, 12, 2))
+    if overpass.path == 121:
+        cut = slice(down, height - 1), slice(across, width - 1)
+        grid = GeoBox((height - 1 - down, width - 1 - across), Affine(30, 0, left + 30 * across, 0, -30, top - 30 * down), box.crs)
+        return _Frame(grid, None, None, cut)
+    inner = GeoBox((height - 60, width - 60), Affine(30, 0, left + 900, 0, -30, top - 900), box.crs)
+    bounds = inner.extent.to_crs("EPSG:32649", resolution=3000).boundingbox
+    x0 = np.floor((bounds.left - 15) / 30) * 30 + 15 - 30 * across
+    y0 = np.ceil((bounds.top - 15) / 30) * 30 + 15 + 30 * down
+    shape = int((y0 - bounds.bottom) // 30) + 1, int((bounds.right - x0) // 30) + 1
+    grid = GeoBox(shape, Affine(30, 0, x0, 0, -30, y0), "EPSG:32649")
+    x, y = np.meshgrid(x0 + 30 * (np.arange(shape[1]) + 0.5), y0 - 30 * (np.arange(shape[0]) + 0.5))
+    east, north = Transformer.from_crs("EPSG:32649", "EPSG:32650", always_xy=True).transform(x, y)
+    return _Frame(grid, (top - north) / 30 - 0.5, (east - left) / 30 - 0.5, None)
+
+
+def _landsat_images(overpass: _Pass, frame: _Frame) -> dict[str, Words]:
+    """The layers of an overpass over its whole frame, by asset name."""
+    cloud, shadow, cirrus = _clouds(overpass)
+    inside = _swath(overpass)
+    words = np.where(inside, _quality(overpass, cloud, shadow, cirrus), QA_FILL).astype(np.uint16)
+    quality = frame.sample(words, 0, QA_FILL).astype(np.uint16)
+    out, saturated = {"qa_pixel": quality}, np.zeros(quality.shape, np.uint16)
+    bits = dict(LANDSAT_OLI.saturation_bits)
+    for band in BANDS:
+        seen = np.where(inside, _seen(overpass, band, cloud, shadow, cirrus), np.nan)
+        raw = frame.sample(seen, 1, np.nan)
+        counts = np.rint((np.nan_to_num(raw) - LANDSAT_OLI.offset) / LANDSAT_OLI.scale).clip(1, 65535)
+        saturated |= np.where(raw > 0.68, np.uint16(1 << bits[band]), np.uint16(0))
+        out[ASSETS[band]] = np.where(np.isnan(raw) | (quality == QA_FILL), 0, counts).astype(np.uint16)
+    hole = np.logical_or.reduce([out[ASSETS[band]] == 0 for band in BANDS])
+    for name in out:
+        out[name][hole] = QA_FILL if name == "qa_pixel" else 0
+    out["qa_radsat"] = np.where(hole, np.uint16(0), saturated)
+    return out
+
+
+def _landsat_items(world: World, folder: Path) -> Iterator[dict[str, Any]]:
+    twins = True
+    with ThreadPoolExecutor(2) as pool:
+        for overpass in passes(world):
+            frame = _frame(overpass)
+            images = _landsat_images(overpass, frame)
+            height = frame.grid.shape[0]
+            for row, (top, bottom) in ((44, (0, int(height * 0.56))), (45, (int(height * 0.44), height))):
+                grid = frame.grid[top:bottom, :]
+                part = {name: image[top:bottom] for name, image in images.items()}
+                item = _landsat_item(overpass, grid, row, "T1", "02")
+                yield _write_scene(item, part, grid, folder, pool)
+                if twins:  # the first scene was processed twice, and has a tier 2 twin: both must lose
+                    worse = {name: image + np.uint16(40 * (name in ASSETS.values())) * (image > 0) for name, image in part.items()}
+                    worse = {name: image.astype(np.uint16) for name, image in worse.items()}
+                    old = _landsat_item(overpass, grid, row, "T1", "01")
+                    yield _write_scene(old, worse, grid, folder, pool)
+                    yield _write_scene(_landsat_item(overpass, grid, row, "T2", "03"), worse, grid, folder, pool)
+                    twins = False
+
+
+def _write_scene(item: dict[str, Any], images: dict[str, Any], grid: GeoBox, folder: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
+    hrefs = item.pop("_hrefs")
+    jobs = [pool.submit(write_cog, folder / hrefs[name], image, grid, item["_nodata"].get(name)) for name, image in images.items()]
+    for job in jobs:
+        job.result()
+    item.pop("_nodata")
+    return item
+
+
+def _landsat_item(overpass: _Pass, grid: GeoBox, row: int, tier: str, processing: str) -> dict[str, Any]:
+    day, platform, path = overpass.day, overpass.platform, overpass.path
+    name = f"LC0{platform}_L2SP_{path}{row:03d}_{day:%Y%m%d}_02_{tier}"
+    processed = day + timedelta(days=12 * int(processing))
+    stem = f"{name}_{processed:%Y%m%d}"
+    coded = [{"scale": 2.75e-05, "nodata": 0, "offset": -0.2, "data_type": "uint16", "spatial_resolution": 30}]
+    hrefs = {asset: f"{stem}_{asset}.tif" for asset in (*ASSETS.values(), "qa_pixel", "qa_radsat")}
+    kind = "image/tiff; application=geotiff; profile=cloud-optimized"
+    assets: dict[str, Any] = {asset: {"href": f"./{href}", "type": kind, "roles": ["data"]} for asset, href in hrefs.items()}
+    for band, asset in ASSETS.items():
+        assets[asset] |= {"raster:bands": coded, "eo:bands": [{"name": f"OLI_{band}", "common_name": asset}]}
+    properties = {
+        "datetime": f"{day}T02:5{row - 43}:08.935246Z", "created": f"{processed}T09:20:11.670692Z", "gsd": 30,
+        "platform": f"landsat-{platform}", "instruments": ["oli", "tirs"], "proj:epsg": grid.crs.epsg if grid.crs else None,
+        "proj:shape": list(grid.shape), "proj:transform": list(grid.affine)[:6], "eo:cloud_cover": 0.0,
+        "landsat:wrs_path": f"{path:03d}", "landsat:wrs_row": f"{row:03d}", "landsat:wrs_type": "2",
+        "landsat:collection_category": tier, "landsat:collection_number": "02", "landsat:correction": "L2SP",
+    }  # fmt: skip
+    unique = name if (tier, processing) != ("T1", "01") else f"{name}_old"
+    return _item(unique, "landsat-c2-l2", properties, assets, grid) | {
+        "_hrefs": hrefs, "_nodata": dict.fromkeys(ASSETS.values(), 0) | {"qa_pixel": 1},
+    }  # fmt: skip
+
+
+def _item(name: str, collection: str, properties: dict[str, Any], assets: dict[str, Any], grid: GeoBox) -> dict[str, Any]:
+    return {
+        "type": "Feature", "stac_version": "1.0.0", "id": name, "collection": collection, "stac_extensions": [],
+        **_footprint(grid), "properties": properties, "assets": assets,
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- MODIS
+
+
+@dataclass(frozen=True)
+class _Sinusoidal:
+    """The MODIS pixels over the world, and where their centres lie in the truth, averaged four by four."""
+
+    grid: GeoBox
+    rows: npt.NDArray[np.float64]
+    columns: npt.NDArray[np.float64]
+    inside: npt.NDArray[np.bool_]
+
+
+def _sinusoidal(world: World) -> _Sinusoidal:
+    height, width = _wide(world)
+    left, top = world.grid.affine.c - MARGIN * 30, world.grid.affine.f + MARGIN * 30
+    whole = GeoBox((height, width), Affine(30, 0, left, 0, -30, top), world.grid.crs)
+    box = whole.extent.to_crs(SINUSOIDAL, resolution=3000).boundingbox
+    first = [int((box.left - MODIS_ORIGIN[0]) // MODIS_PIXEL) - 1, int((MODIS_ORIGIN[1] - box.top) // MODIS_PIXEL) - 1]
+    shape = int((box.top - box.bottom) // MODIS_PIXEL) + 3, int((box.right - box.left) // MODIS_PIXEL) + 3
+    x0, y0 = MODIS_ORIGIN[0] + first[0] * MODIS_PIXEL, MODIS_ORIGIN[1] - first[1] * MODIS_PIXEL
+    grid = GeoBox(shape, Affine(MODIS_PIXEL, 0, x0, 0, -MODIS_PIXEL, y0), CRS.from_user_input(SINUSOIDAL))
+    x, y = np.meshgrid(x0 + MODIS_PIXEL * (np.arange(shape[1]) + 0.5), y0 - MODIS_PIXEL * (np.arange(shape[0]) + 0.5))
+    east, north = Transformer.from_crs(SINUSOIDAL, "EPSG:32650", always_xy=True).transform(x, y)
+    down, across = (top - north) / 30, (east - left) / 30
+    inside = (down > 9) & (down < height - 9) & (across > 9) & (across < width - 9)
+    return _Sinusoidal(grid, down / 4 - 0.5, across / 4 - 0.5, inside)
+
+
+def _modis_images(world: World, day: date, at: _Sinusoidal) -> tuple[dict[str, npt.NDArray[np.int16]], npt.NDArray[np.uint8]]:
+    """Counts by band, and the quality layer (the same for all bands): truth, spread, noise, gain, gaps."""
+    rng, height, width = world.rng(30, to_number(day)), *world.shape
+    window = Window(-MARGIN, height + MARGIN, -MARGIN, width + MARGIN)
+    gains = 1 + 0.015 * world.rng(31).standard_normal(len(BANDS))
+    counts = {}
+    share = rng.beta(1, 6) if rng.random() > 0.03 else 1.0
+    field = _noise(rng, at.grid.shape, 9)
+    quality = np.where(field > np.quantile(field, 1 - share) if share < 1 else at.inside, 255, 0).astype(np.uint8)
+    quality[(quality == 0) & (_noise(rng, at.grid.shape, 6) > 1.3)] = 1
+    quality[~at.inside] = 255
+    for number, band in enumerate(BANDS):
+        truth = world.reflectance(day, (band,), window)[0]
+        small = truth.reshape(truth.shape[0] // 4, 4, truth.shape[1] // 4, 4).mean((1, 3))
+        # A detector sees a little more than its pixel: box of a pixel, spread by a Gaussian.
+        spread = ndimage.gaussian_filter(ndimage.uniform_filter(small, 4), 1.2)
+        seen = ndimage.map_coordinates(spread, [at.rows, at.columns], order=1, mode="nearest")
+        seen = seen * gains[number] + 1.5 * world.noise * rng.standard_normal(seen.shape)
+        raw = np.rint(seen / MCD43A4.scale).clip(0, 32766)
+        counts[band] = np.where(quality > 1, MCD43A4.fill, raw).astype(np.int16)
+    return counts, quality
+
+
+def _modis_items(world: World, folder: Path) -> Iterator[dict[str, Any]]:
+    at = _sinusoidal(world)
+    middle = at.grid.shape[1] // 2
+    tiles = (("h28v06", slice(0, middle)), ("h29v06", slice(middle, None)))
+    with ThreadPoolExecutor(2) as pool:
+        for day in day_range(world.start, world.last):
+            counts, quality = _modis_images(world, day, at)
+            for tile, columns in tiles:
+                grid = at.grid[:, columns]
+                images: dict[str, Any] = {f"Nadir_Reflectance_Band{MODIS_BAND[b]}": counts[b][:, columns] for b in BANDS}
+                images |= {f"BRDF_Albedo_Band_Mandatory_Quality_Band{MODIS_BAND[b]}": quality[:, columns] for b in BANDS}
+                yield _write_scene(_modis_item(day, tile, grid), images, grid, folder, pool)
+
+
+def _modis_item(day: date, tile: str, grid: GeoBox) -> dict[str, Any]:
+    name = f"MCD43A4.A{day:%Y%j}.{tile}.061.{day + timedelta(days=9):%Y%j}035331"
+    assets, nodata = {}, {}
+    number = to_number(day)
+    for band, modis in MODIS_BAND.items():
+        values, words = f"Nadir_Reflectance_Band{modis}", f"BRDF_Albedo_Band_Mandatory_Quality_Band{modis}"
+        coded = [{"scale": 0.0001, "data_type": "int16", "spatial_resolution": 500}]
+        assets[values] = {"href": f"./{name}_{values}.tif", "eo:bands": [{"name": values, "common_name": band}], "raster:bands": coded}
+        assets[words] = {"href": f"./{name}_{words}.tif"}
+        if number % 2:  # some files state their fill value, some do not
+            nodata |= {values: MCD43A4.fill, words: MCD43A4.quality_fill}
+    # The stated day is the id's; datetime lies almost four days later, or is null.
+    span = {"start_datetime": f"{day}T00:00:00Z", "end_datetime": f"{day + timedelta(days=7)}T23:59:59Z"}
+    moment = f"{day + timedelta(days=3)}T23:59:59.999500Z" if number % 5 else None
+    properties = span | {
+        "datetime": moment, "platform": "terra", "instruments": ["modis"], "created": f"{day + timedelta(days=9)}T00:00:00Z",
+        "proj:epsg": None, "proj:wkt2": grid.crs.to_wkt() if grid.crs else "", "proj:shape": list(grid.shape),
+        "proj:transform": list(grid.affine)[:6],
+    }  # fmt: skip
+    hrefs = {asset: value["href"][2:] for asset, value in assets.items()}
+    return _item(name, "modis-43A4-061", properties, assets, grid) | {"_hrefs": hrefs, "_nodata": nodata}

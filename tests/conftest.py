@@ -1,0 +1,58 @@
+"""What every test runs under: no network but loopback, few threads, fixed examples; and the data that tests share."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None, print_blob=True)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# GDAL's own HTTP does not go through Python's sockets: a proxy that nobody listens at stops it.
+os.environ |= {"GDAL_HTTP_PROXY": "127.0.0.1:9", "NO_PROXY": "127.0.0.1,localhost", "GDAL_HTTP_MAX_RETRY": "0"}
+os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "NO_COLOR": "1"}
+
+_connect = socket.socket.connect
+
+
+def _loopback_only(self: socket.socket, address: Any) -> None:
+    if self.family in (socket.AF_INET, socket.AF_INET6):
+        host = "127.0.0.1" if address[0] == "localhost" else address[0]
+        try:
+            local = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            local = False
+        if not local:
+            raise RuntimeError(f"a test tried to reach {address[0]!r}; tests use loopback only")
+    _connect(self, address)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", _loopback_only)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real imagery and STAC responses, where they lie beside the project."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("real sample data is not beside the project (../shared/data)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small demo world: 128 x 128 pixels, 40 days around the first of March 2020."""
+    from stfgan_xr import simulate
+
+    world = simulate.World(size=128, start=date(2020, 2, 10), days=40)
+    return simulate.ensure_world(world, tmp_path_factory.mktemp("demo") / "world")
