@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +103,7 @@ class Layers:
     built: npt.NDArray[np.int32]
     crops: Float
     flood_day: int
+    flood_heights: tuple[float, float]
 
 
 NEVER = np.int32(2**30)
@@ -182,11 +184,15 @@ class World:
         numpy.ndarray
             float32 reflectance ``(band, y, x)``.
         """
-        window = window or Window(0, self.shape[0], 0, self.shape[1])
+        view = self.on(day, window or Window(0, self.shape[0], 0, self.shape[1]))
+        return np.stack([view.band(band) for band in bands])
+
+    def on(self, day: date, window: Window) -> Day:
+        """A day over a window, to take bands from one by one."""
         cut = window.top + MARGIN, window.bottom + MARGIN, window.left + MARGIN, window.right + MARGIN
         if min(cut) < 0 or cut[1] > self.shape[0] + 2 * MARGIN or cut[3] > self.shape[1] + 2 * MARGIN:
             raise ValueError(f"{window} reaches more than {MARGIN} pixels beyond the world")
-        return _Day(self, day, (slice(cut[0], cut[1]), slice(cut[2], cut[3]))).bands(bands)
+        return Day(self, day, (slice(cut[0], cut[1]), slice(cut[2], cut[3])))
 
     def abrupt(self) -> Bool:
         """Where the land changes abruptly within the world's days: ``(y, x)``."""
@@ -233,13 +239,14 @@ def static_layers(world: World) -> Layers:
     parcel = _parcels(world.rng(2), shape, float(world.rng(3).uniform(9, 16)))
     cleared, built = _events(world, cover, parcel, city)
     count = int(parcel.max()) + 1
-    low = (cover == CROP) & (height < np.quantile(height, 0.30)) & (_smooth(world.rng(4), shape, 120) > 0.6)
+    heights = float(np.quantile(height, 0.08)), float(np.quantile(height, 0.30))
+    low = (cover == CROP) & (height < heights[1]) & (_smooth(world.rng(4), shape, 120) > 0.6)
     noise = world.rng(5)
     texture = 1 + 0.07 * noise.standard_normal(shape, np.float32) + 0.05 * _smooth(noise, shape, 5)
     crops = world.rng(6).random((6, count), np.float32)
     bright = _city_brightness(world.rng(8), shape)
     flood_day = to_number(world.start) + int(world.rng(9).integers(world.days // 4, max(world.days // 2, world.days // 4 + 1)))
-    return Layers(cover, parcel, texture.astype(np.float32), bright, height, low, cleared, built, crops, flood_day)
+    return Layers(cover, parcel, texture.astype(np.float32), bright, height, low, cleared, built, crops, flood_day, heights)
 
 
 def _city_brightness(rng: np.random.Generator, shape: tuple[int, int]) -> Float:
@@ -252,35 +259,45 @@ def _city_brightness(rng: np.random.Generator, shape: tuple[int, int]) -> Float:
 
 
 @dataclass(frozen=True)
-class _Day:
-    """One day of a world over a window (of grid plus margin)."""
+class Day:
+    """One day of a world over a window of grid plus margin; what its bands share is computed once."""
 
     world: World
     day: date
     at: tuple[slice, slice]
 
-    def bands(self, names: tuple[str, ...]) -> Float:
+    @cached_property
+    def shared(self) -> dict[str, Any]:
+        """Covers and their state on the day, ``(y, x)`` each."""
         layers, number = static_layers(self.world), to_number(self.day)
         cover, parcel = layers.cover[self.at], layers.parcel[self.at]
-        vegetation = self._vegetation(layers)[parcel]
         moisture = self._drift(0.6, 11) * 0.12
-        texture, bright = layers.texture[self.at], layers.bright[self.at]
-        soil = (0.85 + 0.3 * layers.crops[5])[parcel] * (1 - moisture)
         cleared, built = number >= layers.cleared[self.at], number >= layers.built[self.at]
-        wet = np.isin(cover, (SEA, RIVER)) | self._flooded(layers)
-        forest = 0.9 + 0.1 * math.sin(2 * math.pi * (number % 365 - 110) / 365) + 0.05 * self._drift(0.5, 12)
-        murky = 1 + 0.25 * self._drift(0.9, 13)
-        out = np.empty((len(names), *cover.shape), np.float32)
-        for i, name in enumerate(names):
-            pure = {key: values[BANDS.index(name)] for key, values in SPECTRA.items()}
-            bare = pure["soil"] * soil
-            field = vegetation * pure["green"] + (1 - vegetation) * bare
-            value = np.where(cover == FOREST, forest * pure["forest"] + (1 - forest) * bare, field)
-            value = np.where((cover == BARE) | cleared, bare * 1.1, value)
-            roofs = np.where(bright > 0, pure["roof"] * bright, pure["road"])
-            value = np.where((cover == CITY) | built, roofs, value) * texture
-            out[i] = np.where(wet, pure["water"] * murky * (0.97 + 0.03 * texture), value)
-        return np.clip(out, 0.002, 0.9)
+        season = 0.9 + 0.1 * math.sin(2 * math.pi * (number % 365 - 110) / 365)
+        return {
+            "green": self._vegetation(layers)[parcel],
+            "soil": (0.85 + 0.3 * layers.crops[5])[parcel] * (1 - moisture),
+            "forest": season + 0.05 * self._drift(0.5, 12),
+            "murky": 1 + 0.25 * self._drift(0.9, 13),
+            "is_forest": cover == FOREST,
+            "is_bare": (cover == BARE) | cleared,
+            "is_city": (cover == CITY) | built,
+            "is_wet": np.isin(cover, (SEA, RIVER)) | self._flooded(layers),
+        }
+
+    def band(self, name: str) -> Float:
+        """float32 reflectance ``(y, x)`` of one band."""
+        layers, on = static_layers(self.world), self.shared
+        texture, bright = layers.texture[self.at], layers.bright[self.at]
+        pure = {key: values[BANDS.index(name)] for key, values in SPECTRA.items()}
+        bare = pure["soil"] * on["soil"]
+        value = on["green"] * pure["green"] + (1 - on["green"]) * bare
+        value = np.where(on["is_forest"], on["forest"] * pure["forest"] + (1 - on["forest"]) * bare, value)
+        value = np.where(on["is_bare"], bare * np.float32(1.1), value)
+        roofs = np.where(bright > 0, pure["roof"] * bright, pure["road"])
+        value = np.where(on["is_city"], roofs, value) * texture
+        value = np.where(on["is_wet"], pure["water"] * on["murky"] * (0.97 + 0.03 * texture), value)
+        return np.clip(value, 0.002, 0.9).astype(np.float32)
 
     def _vegetation(self, layers: Layers) -> Float:
         """Green cover of each parcel: double logistic, one or two crops a year, harvest within days."""
@@ -302,16 +319,15 @@ class _Day:
         rows, columns = (np.arange(part.start, part.stop, dtype=np.float32) for part in self.at)
         total = np.zeros((rows.size, columns.size), np.float32)
         for _ in range(4):
-            a, b, phase, rate = rng.normal(0, 1 / 90), rng.normal(0, 1 / 90), rng.uniform(0, 6.3), rng.normal(0, speed / 4)
-            total += np.sin(a * rows[:, None] + b * columns[None, :] + np.float32(phase + rate * number))
+            down, across = rows * np.float32(rng.normal(0, 1 / 90)), columns * np.float32(rng.normal(0, 1 / 90))
+            down = down + np.float32(rng.uniform(0, 6.3) + rng.normal(0, speed / 4) * number)
+            # sin(a + b) as outer products: the whole field for the price of its edges.
+            total += np.outer(np.sin(down), np.cos(across)) + np.outer(np.cos(down), np.sin(across))
         return total / 4
 
     def _flooded(self, layers: Layers) -> Bool:
         """The flood rises in two days, stands for a week and recedes from the higher ground over ten days."""
-        since = to_number(self.day) - layers.flood_day
-        level = np.interp(since, [-1, 1, 8, 18], [0.0, 1.0, 1.0, 0.0])
-        plain, height = layers.flood_plain[self.at], layers.height[self.at]
-        top = np.quantile(layers.height, 0.30)
-        bottom = np.quantile(layers.height, 0.08)
-        flooded: Bool = plain & (height < bottom + level * (top - bottom)) & (level > 0)
-        return flooded
+        level = float(np.interp(to_number(self.day) - layers.flood_day, [-1, 1, 8, 18], [0.0, 1.0, 1.0, 0.0]))
+        bottom, top = layers.flood_heights
+        below = layers.height[self.at] < bottom + level * (top - bottom)
+        return np.asarray(layers.flood_plain[self.at] & below & (level > 0), bool)

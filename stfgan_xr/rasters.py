@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import CRSError, RasterioError, RasterioIOError
 from rasterio.vrt import WarpedVRT
@@ -78,6 +80,11 @@ def _check_source(source: Any, href: str) -> None:
                 f"{redact(href)}: its blocks are {width} x {height} pixels, over {LARGEST_BLOCK >> 20} MiB; "
                 "not a cloud-optimised image"
             )
+
+
+@lru_cache(maxsize=64)
+def _crs(text: str) -> CRS:
+    return CRS.from_user_input(text)
 
 
 def _whole_shift(source: Affine, target: Affine) -> tuple[int, int] | None:
@@ -163,7 +170,7 @@ class AssetReader:
         nearest = self.resampling == Resampling.nearest
         with WarpedVRT(
             source,
-            crs=f"EPSG:{self.spec.epsg}",
+            crs=_crs(f"EPSG:{self.spec.epsg}"),
             transform=self.spec.transform,
             width=width,
             height=height,
@@ -195,6 +202,11 @@ READERS: Mapping[str, type[AssetReader]] = {"none": AssetReader, "planetary-comp
 """The reader of each signer of a catalog."""
 
 
+def _block(side: int) -> int:
+    """Side of an internal tile: a multiple of 16, no larger than a small image needs."""
+    return min(256, -(-side // 16) * 16)
+
+
 def write_cog(path: Path, array: npt.NDArray[Any], grid: GeoBox, nodata: float | None = None) -> None:
     """Write ``(y, x)`` or ``(band, y, x)`` as a GeoTIFF: small images tiled and compressed, larger ones as COG.
 
@@ -213,8 +225,8 @@ def write_cog(path: Path, array: npt.NDArray[Any], grid: GeoBox, nodata: float |
     count, height, width = bands.shape
     profile: dict[str, Any] = {
         "driver": DRIVER, "count": count, "height": height, "width": width, "dtype": bands.dtype,
-        "crs": grid.crs.to_wkt() if grid.crs else None, "transform": grid.affine, "nodata": nodata,
-        "compress": "deflate", "zlevel": 1, "tiled": True, "blockxsize": 256, "blockysize": 256,
+        "crs": _crs(grid.crs.to_wkt()) if grid.crs else None, "transform": grid.affine, "nodata": nodata,
+        "compress": "deflate", "zlevel": 1, "tiled": True, "blockxsize": _block(width), "blockysize": _block(height),
     }  # fmt: skip
     if max(height, width) > SMALL:  # a smaller one needs no overviews, and is valid as it is
         profile = {k: v for k, v in profile.items() if k not in ("zlevel", "tiled", "blockxsize", "blockysize")}

@@ -32,7 +32,7 @@ from stfgan_xr.days import day_range, to_number
 from stfgan_xr.errors import InputError
 from stfgan_xr.files import write_json, write_text
 from stfgan_xr.grid import Window
-from stfgan_xr.landscape import MARGIN, World
+from stfgan_xr.landscape import MARGIN, Day, World
 from stfgan_xr.rasters import write_cog
 from stfgan_xr.sensors import BANDS, LANDSAT_OLI, MCD43A4
 
@@ -204,26 +204,24 @@ def _lerp(values: Float, at: Float, axis: int) -> Float:
     return np.asarray(lower + (upper - lower) * t, np.float32)
 
 
-def _quality(overpass: _Pass, cloud: Any, shadow: Any, cirrus: Any) -> Words:
-    nir = _truth(overpass, "nir")
-    words = np.where(nir < 0.06, QA_WATER, QA_LAND).astype(np.uint16)
+def _quality(truth: Day, cloud: Any, shadow: Any, cirrus: Any) -> Words:
+    words = np.where(truth.band("nir") < 0.06, QA_WATER, QA_LAND).astype(np.uint16)
     dilated = ndimage.binary_dilation(cloud, iterations=3)
     for mask, word in ((cirrus, QA_CIRRUS), (shadow, QA_SHADOW), (dilated, QA_DILATED), (cloud, QA_CLOUD)):
         words[mask] = word
     return words
 
 
-def _truth(overpass: _Pass, band: str) -> Float:
-    height, width = overpass.world.shape
-    window = Window(-MARGIN, height + MARGIN, -MARGIN, width + MARGIN)
-    return overpass.world.reflectance(overpass.day, (band,), window)[0]
+def _everywhere(world: World, day: date) -> Day:
+    height, width = world.shape
+    return world.on(day, Window(-MARGIN, height + MARGIN, -MARGIN, width + MARGIN))
 
 
-def _seen(overpass: _Pass, band: str, cloud: Any, shadow: Any, cirrus: Any) -> Float:
+def _seen(overpass: _Pass, truth: Day, band: str, cloud: Any, shadow: Any, cirrus: Any) -> Float:
     """What the sensor measures of a band over grid plus margin, in reflectance."""
     number = BANDS.index(band)
     rng = overpass.world.rng(21, overpass.path, to_number(overpass.day), number)
-    value = _truth(overpass, band) * (1 + 0.01 * rng.standard_normal())
+    value = truth.band(band) * (1 + 0.01 * rng.standard_normal())
     value = np.where(shadow, value * 0.45, value)
     value = value + np.where(cirrus, np.float32(0.03), np.float32(0))
     white = (0.55, 0.56, 0.58, 0.62, 0.45, 0.35)[number]
@@ -285,13 +283,13 @@ def _frame(overpass: _Pass) -> _Frame:
 def _landsat_images(overpass: _Pass, frame: _Frame) -> dict[str, Words]:
     """The layers of an overpass over its whole frame, by asset name."""
     cloud, shadow, cirrus = _clouds(overpass)
-    inside = _swath(overpass)
-    words = np.where(inside, _quality(overpass, cloud, shadow, cirrus), QA_FILL).astype(np.uint16)
+    inside, truth = _swath(overpass), _everywhere(overpass.world, overpass.day)
+    words = np.where(inside, _quality(truth, cloud, shadow, cirrus), QA_FILL).astype(np.uint16)
     quality = frame.sample(words, 0, QA_FILL).astype(np.uint16)
     out, saturated = {"qa_pixel": quality}, np.zeros(quality.shape, np.uint16)
     bits = dict(LANDSAT_OLI.saturation_bits)
     for band in BANDS:
-        seen = np.where(inside, _seen(overpass, band, cloud, shadow, cirrus), np.nan)
+        seen = np.where(inside, _seen(overpass, truth, band, cloud, shadow, cirrus), np.nan)
         raw = frame.sample(seen, 1, np.nan)
         counts = np.rint((np.nan_to_num(raw) - LANDSAT_OLI.offset) / LANDSAT_OLI.scale).clip(1, 65535)
         saturated |= np.where(raw > 0.68, np.uint16(1 << bits[band]), np.uint16(0))
@@ -395,8 +393,7 @@ def _sinusoidal(world: World) -> _Sinusoidal:
 
 def _modis_images(world: World, day: date, at: _Sinusoidal) -> tuple[dict[str, npt.NDArray[np.int16]], npt.NDArray[np.uint8]]:
     """Counts by band, and the quality layer (the same for all bands): truth, spread, noise, gain, gaps."""
-    rng, height, width = world.rng(30, to_number(day)), *world.shape
-    window = Window(-MARGIN, height + MARGIN, -MARGIN, width + MARGIN)
+    rng, view = world.rng(30, to_number(day)), _everywhere(world, day)
     gains = 1 + 0.015 * world.rng(31).standard_normal(len(BANDS))
     counts = {}
     share = rng.beta(1, 6) if rng.random() > 0.03 else 1.0
@@ -405,7 +402,7 @@ def _modis_images(world: World, day: date, at: _Sinusoidal) -> tuple[dict[str, n
     quality[(quality == 0) & (_noise(rng, at.grid.shape, 6) > 1.3)] = 1
     quality[~at.inside] = 255
     for number, band in enumerate(BANDS):
-        truth = world.reflectance(day, (band,), window)[0]
+        truth = view.band(band)
         small = truth.reshape(truth.shape[0] // 4, 4, truth.shape[1] // 4, 4).mean((1, 3))
         # A detector sees a little more than its pixel: box of a pixel, spread by a Gaussian.
         spread = ndimage.gaussian_filter(ndimage.uniform_filter(small, 4), 1.2)
