@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -41,12 +40,13 @@ def _known(error: BaseException) -> int | None:
     if isinstance(error, StfganError):
         _complain(str(error))
         return error.exit_code
-    if isinstance(error, click.exceptions.Exit):
+    if isinstance(error, typer.Exit):
         return error.exit_code
-    if isinstance(error, click.ClickException):
-        _complain(error.format_message())
+    # typer brings its own copy of click since 0.24 or so: its errors are known by what they can do.
+    if callable(text := getattr(error, "format_message", None)):
+        _complain(str(text()))
         return 2
-    if isinstance(error, KeyboardInterrupt | click.Abort):
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
         _complain("interrupted; the same command resumes")
         return INTERRUPTED
     if isinstance(error, Terminated):
