@@ -1,0 +1,186 @@
+"""The demo's cubes against independent answers: raw scenes, odc-stac, an exact warp of MODIS."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import odc.stac
+import pystac
+import pytest
+import rasterio
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from stfgan_xr import simulate
+from stfgan_xr.aoi import read_aoi
+from stfgan_xr.catalog import Catalog, Scene, open_catalog, search
+from stfgan_xr.days import day_range
+from stfgan_xr.errors import InputError, SourceError
+from stfgan_xr.grid import coarse_grid, nested_grid
+from stfgan_xr.load import load
+from stfgan_xr.sensors import FILL, Observation
+from tests.test_rasters import exact, positions
+
+BANDS = ("green", "nir")
+FIRST, LAST = date(2020, 2, 10), date(2020, 3, 20)
+
+
+@pytest.fixture(scope="module")
+def catalog(demo_world: Path) -> Catalog:
+    return open_catalog(str(demo_world / "catalog.toml"))
+
+
+@pytest.fixture(scope="module")
+def grid(demo_world: Path) -> GeoBox:
+    return nested_grid(read_aoi(str(demo_world / "aoi.geojson")))
+
+
+def scenes(catalog: Catalog, side: str, demo_world: Path) -> tuple[Scene, ...]:
+    area = read_aoi(str(demo_world / "aoi.geojson"))
+    found = getattr(catalog, side)
+    return search(found, area, FIRST, LAST, 114.06, BANDS)
+
+
+@pytest.fixture(scope="module")
+def fine(catalog: Catalog, demo_world: Path) -> tuple[Scene, ...]:
+    return scenes(catalog, "fine", demo_world)
+
+
+@pytest.fixture(scope="module")
+def coarse(catalog: Catalog, demo_world: Path) -> tuple[Scene, ...]:
+    return scenes(catalog, "coarse", demo_world)
+
+
+def raw(scene: Scene, role: str, target: GeoBox, fill: int) -> np.ndarray:
+    """A scene's own pixels placed on a grid of the same lattice, by hand."""
+    with rasterio.open(scene.href(role)) as source:
+        values, at = source.read(1), source.transform
+    out = np.full(target.shape, fill, values.dtype)
+    down, across = round((target.affine.f - at.f) / at.e), round((target.affine.c - at.c) / at.a)
+    for row in range(out.shape[0]):
+        r = row + down
+        if 0 <= r < values.shape[0]:
+            left, right = max(0, -across), min(out.shape[1], values.shape[1] - across)
+            out[row, left:right] = values[r, left + across : right + across]
+    return out
+
+
+def zone(scene: Scene) -> int:
+    with rasterio.open(scene.href("green")) as source:
+        return int(source.crs.to_epsg())
+
+
+def test_landsat_of_its_own_zone_is_the_raw_scene(catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox) -> None:
+    native = [scene for scene in fine if zone(scene) == 32650]
+    assert len({scene.day for scene in native}) >= 4
+    cube = load(native, grid, side=catalog.fine, bands=BANDS).compute()
+    for index, day in enumerate(sorted({scene.day for scene in native})):
+        expected = np.full(grid.shape, FILL, "int16")
+        for scene in reversed([s for s in native if s.day == day]):  # the first scene of a day lies on top
+            dn = raw(scene, "nir", grid, 0).astype(int)
+            decoded = np.floor(dn * 0.275 - 2000 + 0.5).astype(int)
+            word = raw(scene, "qa_pixel", grid, 1)
+            expected = np.where((word & 1) == 0, decoded, expected)
+        np.testing.assert_array_equal(cube.nir.values[index], expected)
+
+
+def test_landsat_agrees_with_odc_stac_where_no_warp_is_needed(
+    catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox, demo_world: Path
+) -> None:
+    scene = next(scene for scene in fine if zone(scene) == 32650)
+    item = pystac.Item.from_file(str(demo_world / "landsat-c2-l2" / f"{scene.id}.json"))
+    theirs = odc.stac.load([item], bands=["nir08", "qa_pixel"], geobox=grid, resampling="nearest")
+    ours = load([scene], grid, side=catalog.fine, bands=("nir",)).compute()
+    dn, word = (np.nan_to_num(theirs[name].values[0]).astype(int) for name in ("nir08", "qa_pixel"))
+    seen = (word & 1 == 0) & (dn != 0)
+    assert seen.mean() > 0.3
+    np.testing.assert_array_equal(ours.nir.values[0][seen], np.floor(dn * 0.275 - 2000 + 0.5)[seen])
+    cloud = (ours.qa.values[0] & int(Observation.CLOUD)) != 0
+    np.testing.assert_array_equal(cloud[seen], ((word >> 3) & 1)[seen] == 1)
+    assert (ours.qa.values[0][~seen] & int(Observation.FILL)).all()
+
+
+def test_modis_is_the_exact_bilinear_answer_and_days_are_the_stated_ones(
+    catalog: Catalog, coarse: tuple[Scene, ...], grid: GeoBox
+) -> None:
+    days = day_range(date(2020, 3, 1), date(2020, 3, 6))
+    target = coarse_grid(grid)
+    cube = load(coarse, target, side=catalog.coarse, bands=BANDS, days=days).compute()
+    compared = 0
+    for index, day in enumerate(days):
+        for scene in (s for s in coarse if s.day == day):
+            assert f".A{day:%Y%j}." in scene.id
+            with rasterio.open(scene.href("nir")) as source:
+                values = source.read(1).astype(float)
+                box = GeoBox(source.shape, source.transform, source.crs.to_wkt())
+            values[values == 32767] = np.nan
+            expected = exact(values, *positions(box, target), "bilinear")
+            known = ~np.isnan(expected) & (cube.nir.values[index] != FILL)
+            compared += known.sum()
+            assert np.abs(cube.nir.values[index][known] - expected[known]).max(initial=0) <= 2
+    assert compared > 0.3 * 6 * target.shape[0] * target.shape[1]
+
+
+def test_days_without_a_scene_are_fill(catalog: Catalog, coarse: tuple[Scene, ...], grid: GeoBox) -> None:
+    gone = [scene for scene in coarse if scene.day != date(2020, 3, 2)]
+    days = day_range(date(2020, 3, 1), date(2020, 3, 3))
+    cube = load(gone, coarse_grid(grid), side=catalog.coarse, bands=BANDS, days=days).compute()
+    assert (cube.nir.values[1] == FILL).all()
+    assert (cube.qa.values[1] == int(Observation.FILL)).all()
+    assert (cube.nir.values[[0, 2]] != FILL).any()
+
+
+@pytest.mark.parametrize("tile", [16, 48])
+def test_tiles_do_not_change_a_pixel(
+    catalog: Catalog, fine: tuple[Scene, ...], coarse: tuple[Scene, ...], grid: GeoBox, tile: int
+) -> None:
+    few = [scene for scene in fine if scene.day < date(2020, 2, 24)]
+    whole = load(few, grid, side=catalog.fine, bands=BANDS).compute()
+    xr.testing.assert_identical(whole, load(few, grid, side=catalog.fine, bands=BANDS, tile=tile).compute())
+    days = day_range(date(2020, 3, 1), date(2020, 3, 2))
+    together = load(coarse, coarse_grid(grid), side=catalog.coarse, bands=BANDS, days=days).compute()
+    apart = load(coarse, coarse_grid(grid), side=catalog.coarse, bands=BANDS, days=days, tile=3).compute()
+    xr.testing.assert_identical(together, apart)
+
+
+def test_both_zones_see_the_truth(catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox, demo_world: Path) -> None:
+    world = simulate.read_world(demo_world)
+    cube = load(fine, grid, side=catalog.fine, bands=BANDS).compute()
+    zones = {scene.day: zone(scene) for scene in fine}
+    assert set(zones.values()) == {32649, 32650}
+    for index, day in enumerate(sorted(zones)):
+        clear = cube.qa.values[index] & int(Observation.FILL | Observation.CLOUD | Observation.SHADOW | 16 | 4) == 0
+        if clear.mean() > 0.2:
+            error = cube.nir.values[index][clear] / 1e4 - world.reflectance(day, ("nir",))[0][clear]
+            limit = 0.012 if zones[day] == 32650 else 0.06  # resampled between zones: texture is lost
+            assert np.sqrt((error**2).mean()) < limit, (day, zones[day])
+
+
+def test_a_missing_asset_stops_with_its_name(catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox, tmp_path: Path) -> None:
+    assets = tuple((r, str(tmp_path / "gone.tif") if r == "nir" else h) for r, h in fine[0].assets)
+    broken = replace(fine[0], assets=assets)
+    with pytest.raises(SourceError, match=r"gone\.tif"):
+        load([broken], grid, side=catalog.fine, bands=BANDS).compute()
+
+
+def test_a_grid_without_an_epsg_code_is_refused(catalog: Catalog, fine: tuple[Scene, ...]) -> None:
+    odd = GeoBox((16, 16), Affine(30, 0, 0, 0, -30, 0), simulate.SINUSOIDAL)
+    with pytest.raises(InputError, match="EPSG"):
+        load(fine, odd, side=catalog.fine, bands=BANDS)
+
+
+def test_items_show_the_traps_of_real_servers(demo_world: Path) -> None:
+    modis = [json.loads(p.read_text()) for p in sorted((demo_world / "modis-43A4-061").glob("MCD*.json"))]
+    assert all(item["properties"]["proj:epsg"] is None for item in modis)
+    assert any(item["properties"]["datetime"] is None for item in modis)
+    assert all("eo:cloud_cover" not in item["properties"] for item in modis)
+    off = [i for i in modis if i["properties"]["datetime"]]
+    assert all(i["properties"]["datetime"][:10] != i["properties"]["start_datetime"][:10] for i in off)
+    landsat = [json.loads(p.read_text()) for p in sorted((demo_world / "landsat-c2-l2").glob("LC0*.json"))]
+    assert {i["properties"]["landsat:collection_category"] for i in landsat} == {"T1", "T2"}
+    assert len({tuple(i["properties"]["proj:transform"]) for i in landsat}) > 5

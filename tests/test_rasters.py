@@ -1,0 +1,260 @@
+"""Reading of images against answers computed without GDAL's warper: whole-pixel shifts, exact warps, hostile files."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Transformer
+from rasterio.windows import Window
+from stackstac.raster_spec import RasterSpec
+
+from stfgan_xr import errors
+from stfgan_xr.rasters import AssetReader, Resampling, read_raster, redact, write_cog
+from stfgan_xr.simulate import SINUSOIDAL
+
+Array = np.ndarray[Any, Any]
+
+
+def spec(grid: GeoBox) -> RasterSpec:
+    box = grid.boundingbox
+    assert grid.crs is not None
+    return RasterSpec(grid.crs.epsg, (box.left, box.bottom, box.right, box.top), (grid.resolution.x, -grid.resolution.y))
+
+
+def reader(path: Path, grid: GeoBox, how: Resampling, dtype: str, fill: int) -> AssetReader:
+    return AssetReader(url=str(path), spec=spec(grid), resampling=how, dtype=np.dtype(dtype), fill_value=fill)
+
+
+def whole(asset: AssetReader) -> Array:
+    height, width = asset.spec.shape
+    return asset.read(Window(0, 0, width, height))
+
+
+def positions(source: GeoBox, target: GeoBox) -> tuple[Array, Array]:
+    """Rows and columns (in index units, centres at whole numbers) of the target's pixel centres in the source."""
+    height, width = target.shape
+    a, _, c, _, e, f = tuple(target.affine)[:6]
+    x, y = np.meshgrid(c + a * (np.arange(width) + 0.5), f + e * (np.arange(height) + 0.5))
+    transformer = Transformer.from_crs(CRS(target.crs.to_wkt()), CRS(source.crs.to_wkt()), always_xy=True)  # type: ignore[union-attr]
+    east, north = transformer.transform(x, y)
+    a, _, c, _, e, f = tuple(source.affine)[:6]
+    return (north - f) / e - 0.5, (east - c) / a - 0.5
+
+
+def cubic(t: Array) -> list[Array]:
+    """Keys' kernel with a = -0.5 at the four neighbours of a fraction."""
+
+    def weight(distance: Array) -> Array:
+        d = np.abs(distance)
+        near = 1.5 * d**3 - 2.5 * d**2 + 1
+        far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+        return np.where(d <= 1, near, np.where(d < 2, far, 0))
+
+    return [weight(t - k) for k in (-1, 0, 1, 2)]
+
+
+def linear(t: Array) -> list[Array]:
+    return [1 - t, t]
+
+
+def exact(values: Array, rows: Array, columns: Array, how: str) -> Array:
+    """Interpolated values where the whole kernel lies inside, else NaN."""
+    first = {"cubic": -1, "bilinear": 0}[how]
+    kernel = {"cubic": cubic, "bilinear": linear}[how]
+    top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    down, across = kernel(rows - top), kernel(columns - left)
+    reach = len(down)
+    inside = (top + first >= 0) & (top + first + reach <= values.shape[0])
+    inside &= (left + first >= 0) & (left + first + reach <= values.shape[1])
+    total = np.zeros(rows.shape)
+    for i in range(reach):
+        for j in range(reach):
+            r = np.clip(top + first + i, 0, values.shape[0] - 1)
+            c = np.clip(left + first + j, 0, values.shape[1] - 1)
+            total += down[i] * across[j] * values[r, c]
+    return np.where(inside, total, np.nan)
+
+
+def smooth(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
+    y, x = np.indices(shape)
+    waves = sum(np.sin(y * rng.uniform(0.05, 0.9) + x * rng.uniform(0.05, 0.9) + rng.uniform(0, 6)) for _ in range(5))
+    return np.asarray(9000 + 1200 * waves + rng.integers(-300, 300, shape))
+
+
+def modis_like(rng: np.random.Generator, x: float, y: float) -> GeoBox:
+    pixel = 463.312716527778
+    column, row = round((x + 20015109.354) / pixel), round((10007554.677 - y) / pixel)
+    origin = -20015109.354 + pixel * (column - 30), 10007554.677 - pixel * (row - 30)
+    return GeoBox((60, 60), Affine(pixel, 0, origin[0], 0, -pixel, origin[1]), CRS.from_user_input(SINUSOIDAL))
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_modis_to_480_m_is_the_exact_bilinear_answer_and_does_not_depend_on_tiles(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    longitude, latitude = rng.uniform(-179, 179), rng.uniform(-62, 66)
+    zone = (32600 if latitude >= 0 else 32700) + min(int((longitude + 180) // 6) + 1, 60)
+    east, north = Transformer.from_crs(4326, zone, always_xy=True).transform(longitude, latitude)
+    x, y = Transformer.from_crs(CRS(zone), CRS.from_user_input(SINUSOIDAL), always_xy=True).transform(east, north)
+    source = modis_like(rng, x, y)
+    values = smooth(rng, (60, 60)).astype("int16")
+    write_cog(tmp_path / "a.tif", values, source)  # no nodata tag, as in some of the real files
+    corner = round(east / 480) * 480 + 15 - 480 * 10, round(north / 480) * 480 + 15 + 480 * 10
+    target = GeoBox((20, 20), Affine(480, 0, corner[0], 0, -480, corner[1]), f"EPSG:{zone}")
+    asset = reader(tmp_path / "a.tif", target, Resampling.bilinear, "int16", 32767)
+    found = whole(asset)
+    expected = exact(values, *positions(source, target), "bilinear")
+    known = ~np.isnan(expected)
+    assert known.mean() > 0.9
+    assert np.abs(found[known] - expected[known]).max() <= 2
+    for top in range(0, 20, 5):
+        for left in range(0, 20, 7):
+            part = asset.read(Window(left, top, min(7, 20 - left), 5))
+            np.testing.assert_array_equal(part, found[top : top + 5, left : left + 7])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_landsat_of_the_neighbouring_zone_is_the_exact_cubic_answer(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(100 + seed)
+    latitude = rng.uniform(-60, 60)
+    zones = (32649, 32650) if latitude >= 0 else (32749, 32750)
+    east, north = Transformer.from_crs(4326, zones[0], always_xy=True).transform(114 + rng.uniform(-0.4, 0.4), latitude)
+    origin = round(east / 30) * 30 + 15 - 30 * 60, round(north / 30) * 30 + 15 + 30 * 60
+    source = GeoBox((120, 120), Affine(30, 0, origin[0], 0, -30, origin[1]), f"EPSG:{zones[0]}")
+    x, y = Transformer.from_crs(zones[0], zones[1], always_xy=True).transform(east, north)
+    corner = round(x / 30) * 30 + 15 - 30 * 32, round(y / 30) * 30 + 15 + 30 * 32
+    target = GeoBox((64, 64), Affine(30, 0, corner[0], 0, -30, corner[1]), f"EPSG:{zones[1]}")
+    values = smooth(rng, (120, 120)).astype("uint16")
+    words = rng.integers(1, 65535, (120, 120)).astype("uint16")
+    write_cog(tmp_path / "a.tif", values, source, 0)
+    write_cog(tmp_path / "q.tif", words, source, 1)
+    rows, columns = positions(source, target)
+    expected = exact(values, rows, columns, "cubic")
+    known = ~np.isnan(expected)
+    assert known.mean() > 0.9
+    found = whole(reader(tmp_path / "a.tif", target, Resampling.cubic, "uint16", 0))
+    assert np.abs(found[known].astype(float) - expected[known]).max() <= 2
+    quality = whole(reader(tmp_path / "q.tif", target, Resampling.nearest, "uint16", 1))
+    away = (np.abs(rows % 1 - 0.5) > 1e-4) & (np.abs(columns % 1 - 0.5) > 1e-4) & known  # not on an edge of two pixels
+    nearest = words[np.rint(rows).astype(int).clip(0, 119), np.rint(columns).astype(int).clip(0, 119)]
+    np.testing.assert_array_equal(quality[away], nearest[away])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whole_pixel_shifts_are_the_raw_bytes(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.integers(1, 65535, (70, 90)).astype("uint16")
+    source = GeoBox((70, 90), Affine(30, 0, 480_015, 0, -30, 2_400_015), "EPSG:32650")
+    write_cog(tmp_path / "a.tif", values, source, 0)
+    down, across = (int(n) for n in rng.integers(-20, 40, 2))
+    target = GeoBox((50, 60), Affine(30, 0, 480_015 + 30 * across, 0, -30, 2_400_015 - 30 * down), "EPSG:32650")
+    found = whole(reader(tmp_path / "a.tif", target, Resampling.cubic, "uint16", 0))
+    expected = np.zeros((50, 60), "uint16")
+    for row in range(50):
+        for column in range(60):
+            r, c = row + down, column + across
+            if 0 <= r < 70 and 0 <= c < 90:
+                expected[row, column] = values[r, c]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_fill_never_bleeds_into_its_neighbours(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    source = modis_like(rng, 11_713_000, 2_507_000)
+    values = np.full((60, 60), 3000, "int16")
+    values[20:40, 25:35] = 32767
+    write_cog(tmp_path / "a.tif", values, source)
+    target = GeoBox((20, 20), Affine(480, 0, 190_095, 0, -480, 2_500_815), "EPSG:32650")
+    found = whole(reader(tmp_path / "a.tif", target, Resampling.bilinear, "int16", 32767))
+    assert set(np.unique(found)) <= {2999, 3000, 3001, 32767}
+
+
+def test_a_vrt_in_disguise_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.tif"
+    grid = GeoBox((8, 8), Affine(30, 0, 480_015, 0, -30, 2_400_015), "EPSG:32650")
+    write_cog(secret, np.full((8, 8), 4242, "uint16"), grid)
+    (tmp_path / "a.tif").write_text(
+        f'<VRTDataset rasterXSize="8" rasterYSize="8"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>'
+        f"<SourceFilename>{secret}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    with pytest.raises(errors.SourceError, match=r"a\.tif"):
+        whole(reader(tmp_path / "a.tif", grid, Resampling.nearest, "uint16", 0))
+    with pytest.raises(errors.InputError):
+        read_raster(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.6, 0.9, 0.99])
+def test_a_truncated_file_is_an_error_never_pixels(tmp_path: Path, share: float) -> None:
+    grid = GeoBox((400, 400), Affine(30, 0, 480_015, 0, -30, 2_400_015), "EPSG:32650")
+    values = np.random.default_rng(0).integers(1, 60000, (400, 400)).astype("uint16")
+    write_cog(tmp_path / "a.tif", values, grid)
+    raw = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(raw[: int(len(raw) * share)])
+    with pytest.raises(errors.SourceError):
+        whole(reader(tmp_path / "a.tif", grid, Resampling.nearest, "uint16", 0))
+
+
+def test_a_file_that_claims_huge_blocks_is_refused_before_reading(tmp_path: Path) -> None:
+    import rasterio
+
+    side = 20_000
+    profile = {"driver": "GTiff", "width": side, "height": side, "count": 1, "dtype": "uint8", "compress": "deflate"}
+    profile |= {"tiled": True, "blockxsize": side // 16 * 16, "blockysize": side // 16 * 16, "SPARSE_OK": True}
+    grid = GeoBox((8, 8), Affine(30, 0, 480_015, 0, -30, 2_400_015), "EPSG:32650")
+    with rasterio.open(tmp_path / "a.tif", "w", crs="EPSG:32650", transform=grid.affine, **profile):
+        pass
+    with pytest.raises(errors.SourceError, match="64 MiB"):
+        whole(reader(tmp_path / "a.tif", grid, Resampling.nearest, "uint8", 0))
+
+
+def test_missing_file_and_wrong_type_name_the_asset(tmp_path: Path) -> None:
+    grid = GeoBox((8, 8), Affine(30, 0, 480_015, 0, -30, 2_400_015), "EPSG:32650")
+    with pytest.raises(errors.SourceError, match=r"none\.tif"):
+        whole(reader(tmp_path / "none.tif", grid, Resampling.nearest, "uint8", 0))
+    write_cog(tmp_path / "a.tif", np.zeros((8, 8), "float32"), grid)
+    with pytest.raises(errors.SourceError, match="holds float32, expected uint16"):
+        whole(reader(tmp_path / "a.tif", grid, Resampling.nearest, "uint16", 0))
+
+
+def test_a_reader_is_picklable_and_shared_by_threads(tmp_path: Path) -> None:
+    grid = GeoBox((64, 64), Affine(30, 0, 480_015, 0, -30, 2_400_015), "EPSG:32650")
+    values = np.arange(64 * 64, dtype="uint16").reshape(64, 64)
+    write_cog(tmp_path / "a.tif", values, grid)
+    asset = pickle.loads(pickle.dumps(reader(tmp_path / "a.tif", grid, Resampling.nearest, "uint16", 0)))
+    found: list[Array] = []
+    threads = [threading.Thread(target=lambda: found.append(whole(asset))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    for image in found:
+        np.testing.assert_array_equal(image, values)
+
+
+@pytest.mark.parametrize("side", [20, 300, 700])
+def test_rasters_come_back_as_they_were_written(tmp_path: Path, side: int) -> None:
+    grid = GeoBox((side, side + 3), Affine(30, 0, 480_015, 0, -30, 2_400_015), "EPSG:32650")
+    values = np.random.default_rng(0).integers(0, 60000, (2, side, side + 3)).astype("uint16")
+    write_cog(tmp_path / "a.tif", values, grid, 7)
+    found, box, nodata = read_raster(tmp_path / "a.tif")
+    np.testing.assert_array_equal(found, values)
+    assert (box, nodata) == (grid, 7)
+
+
+def test_own_rasters_that_cannot_be_read_are_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(errors.InputError, match="no such file"):
+        read_raster(tmp_path / "none.tif")
+    (tmp_path / "text.tif").write_text("not an image")
+    with pytest.raises(errors.InputError, match="not a readable GeoTIFF"):
+        read_raster(tmp_path / "text.tif")
+
+
+def test_tokens_do_not_show() -> None:
+    assert redact("https://a.example/b.tif?sig=secret&se=1") == "https://a.example/b.tif"
