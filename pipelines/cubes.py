@@ -28,7 +28,7 @@ from stfgan_xr.sensors import BANDS
 
 if TYPE_CHECKING:
     from distributed import Client
-    from stfgan_xr.catalog import Catalog, Scene
+    from stfgan_xr.catalog import Catalog, Scene, Side
     from stfgan_xr.datasets import Pairs
 
 COARSE_MARGIN = 16
@@ -202,6 +202,7 @@ def _search(request: Request, folder: Path, catalogs: tuple[Catalog, Catalog]) -
     if items.is_file():
         return read_scenes(items)
     fine, coarse = catalogs
+    sides = _sides(fine, coarse)
     area = read_aoi(_area(request, fine))
     bounds = area.boundingbox
     longitude = (bounds.left + bounds.right) / 2
@@ -209,8 +210,8 @@ def _search(request: Request, folder: Path, catalogs: tuple[Catalog, Catalog]) -
     margin = reach + timedelta(days=COARSE_MARGIN)
     first, last = request.days[0], request.days[-1]
     found = (
-        search(fine.fine, area, first - reach, last + reach, longitude, request.bands),
-        search(coarse.coarse, area, first - margin, last + margin, longitude, request.bands),
+        search(sides[0], area, first - reach, last + reach, longitude, request.bands),
+        search(sides[1], area, first - margin, last + margin, longitude, request.bands),
     )
     for name, scenes, side in (("Landsat", found[0], fine), ("MODIS", found[1], coarse)):
         if not scenes:
@@ -221,6 +222,14 @@ def _search(request: Request, folder: Path, catalogs: tuple[Catalog, Catalog]) -
     folder.mkdir(parents=True, exist_ok=True)
     save_scenes(items, *found)
     return found
+
+
+def _sides(fine: Catalog, coarse: Catalog) -> tuple[Side, Side]:
+    if fine.fine is None:
+        raise InputError(f"catalog {fine.name} has no fine imagery; name one that has with --catalog")
+    if coarse.coarse is None:
+        raise InputError(f"catalog {coarse.name} has no coarse imagery; name one that has with --coarse-catalog")
+    return fine.fine, coarse.coarse
 
 
 def _area(request: Request, fine: Catalog) -> str:
@@ -236,8 +245,7 @@ def _from_catalog(request: Request, folder: Path) -> Source:
 
     fine = open_catalog(request.catalog or "")
     coarse = open_catalog(request.coarse_catalog) if request.coarse_catalog else fine
-    if coarse.coarse is None:
-        raise InputError(f"catalog {coarse.name} has no coarse imagery; name one that has with --coarse-catalog")
+    sides = _sides(fine, coarse)
     grid = nested_grid(read_aoi(_area(request, fine)), crs=request.crs)
     landsat, modis = _search(request, folder, (fine, coarse))
     margin = timedelta(days=request.bracket_days + COARSE_MARGIN)
@@ -249,8 +257,8 @@ def _from_catalog(request: Request, folder: Path) -> Source:
         "items": {"sha256": hashlib.sha256(items).hexdigest(), "landsat": len(landsat), "modis": len(modis)},
     }
     return Source(
-        load(landsat, grid, side=fine.fine, bands=request.bands, tile=_tile(grid, RATIO)),
-        load(modis, coarse_grid(grid), side=coarse.coarse, bands=request.bands, days=every_day, tile=COARSE_TILE),
+        load(landsat, grid, side=sides[0], bands=request.bands, tile=_tile(grid, RATIO)),
+        load(modis, coarse_grid(grid), side=sides[1], bands=request.bands, days=every_day, tile=COARSE_TILE),
         grid, RATIO, request.bands, origin,
     )  # fmt: skip
 

@@ -97,7 +97,7 @@ def _say_done(run: Run, coverage: float) -> None:
 def _coverage(path: Path) -> float:
     """Share of pixels that have a value, from the records of the blocks."""
     records = [json.loads(p.read_text(encoding="utf-8")) for p in (path / store.RECORDS).glob("t*.json")]
-    return sum(r["valid"] for r in records) / max(sum(r["pixels"] for r in records), 1)
+    return float(sum(r["valid"] for r in records) / max(sum(r["pixels"] for r in records), 1))
 
 
 def _finished(run: Run, document: dict[str, Any]) -> bool:

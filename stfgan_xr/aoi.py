@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from odc.geo.geom import BoundingBox, Geometry, box, unary_union
+from shapely import make_valid
 
 from stfgan_xr.errors import InputError
 
@@ -24,7 +25,7 @@ def _from_numbers(text: str) -> Geometry | None:
         west, south, east, north = (float(part) for part in parts)
     except ValueError:
         return None
-    if west >= east or south >= north:
+    if not (west < east and south < north):  # also true of NaN
         raise InputError(f"--aoi {text!r}: write west,south,east,north in degrees, with west < east and south < north")
     return box(west, south, east, north, WGS84)
 
@@ -32,14 +33,33 @@ def _from_numbers(text: str) -> Geometry | None:
 def _geometries(node: Any, where: str) -> list[dict[str, Any]]:
     kind = node.get("type") if isinstance(node, dict) else None
     if kind == "FeatureCollection":
-        return [found for feature in node.get("features") or [] for found in _geometries(feature, where)]
+        return [found for feature in _members(node, "features", where) for found in _geometries(feature, where)]
     if kind == "Feature":
         return _geometries(node["geometry"], where) if node.get("geometry") else []
     if kind == "GeometryCollection":
-        return [found for part in node.get("geometries") or [] for found in _geometries(part, where)]
+        return [found for part in _members(node, "geometries", where) for found in _geometries(part, where)]
     if isinstance(kind, str) and "coordinates" in node:
         return [node]
     raise InputError(f"--aoi {where}: not GeoJSON; a geometry, Feature or FeatureCollection is needed")
+
+
+def _members(node: dict[str, Any], key: str, where: str) -> list[Any]:
+    members = node.get(key) or []
+    if not isinstance(members, list):
+        raise InputError(f"--aoi {where}: not GeoJSON; its {key} are not a list")
+    return members
+
+
+def _finite(coordinates: Any) -> bool:
+    """Whether nested lists hold finite numbers only; what else they hold is left to shapely."""
+    if isinstance(coordinates, list):
+        return all(_finite(part) for part in coordinates)
+    return not isinstance(coordinates, float) or math.isfinite(coordinates)
+
+
+def _valid(area: Geometry) -> Geometry:
+    # buffer(0) alone would drop half of a ring that crosses itself; after make_valid it drops stray lines only.
+    return area if area.is_valid else Geometry(make_valid(area.geom), area.crs).buffer(0)
 
 
 def _from_file(path: Path) -> Geometry:
@@ -57,10 +77,15 @@ def _from_file(path: Path) -> Geometry:
     wrong = sorted({geometry["type"] for geometry in found} - _SURFACES)
     if wrong:
         raise InputError(f"--aoi {path}: holds a {wrong[0]}; only Polygon and MultiPolygon enclose an area")
+    if not all(_finite(geometry["coordinates"]) for geometry in found):
+        raise InputError(f"--aoi {path}: not on Earth; a coordinate is not a finite number")
     try:
-        return unary_union(Geometry(geometry, WGS84) for geometry in found)
+        union = unary_union(_valid(Geometry(geometry, WGS84)) for geometry in found)
     except Exception as error:  # shapely raises many types for broken coordinates
         raise InputError(f"--aoi {path}: its coordinates cannot be read ({str(error).splitlines()[0]})") from None
+    if union is None:
+        raise InputError(f"--aoi {path}: empty; it holds no geometry")
+    return union
 
 
 def _check(area: Geometry, where: str) -> Geometry:
@@ -72,7 +97,7 @@ def _check(area: Geometry, where: str) -> Geometry:
             f"--aoi {where}: not on Earth in degrees (bounds {tuple(round(v, 3) for v in bounds)}); "
             "GeoJSON wants longitude, latitude"
         )
-    return area if area.is_valid else area.buffer(0)
+    return _valid(area)
 
 
 def read_aoi(text: str | Path) -> Geometry:

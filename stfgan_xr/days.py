@@ -17,7 +17,7 @@ from stfgan_xr.errors import InputError
 
 EPOCH = date(1970, 1, 1)
 LONGEST = 366 * 50
-_STEP = re.compile(r"^P(\d+)D$")
+_STEP = re.compile(r"P(\d{1,9})D")
 
 
 def to_number(day: date) -> int:
@@ -83,7 +83,7 @@ def parse_dates(text: str) -> tuple[date, ...]:
     first, last = _parse_day(first_text, text), _parse_day(last_text, text)
     step = 1
     if rest:
-        match = _STEP.match(rest[0]) if len(rest) == 1 else None
+        match = _STEP.fullmatch(rest[0]) if len(rest) == 1 else None
         if match is None or int(match[1]) == 0:
             raise InputError(
                 f"--dates {text!r}: the step must look like P8D (a number of days), not {'/'.join(rest)!r}"

@@ -297,7 +297,7 @@ class Day:
         roofs = np.where(bright > 0, pure["roof"] * bright, pure["road"])
         value = np.where(on["is_city"], roofs, value) * texture
         value = np.where(on["is_wet"], pure["water"] * on["murky"] * (0.97 + 0.03 * texture), value)
-        return np.clip(value, 0.002, 0.9).astype(np.float32)
+        return np.asarray(np.clip(value, 0.002, 0.9), np.float32)
 
     def _vegetation(self, layers: Layers) -> Float:
         """Green cover of each parcel: double logistic, one or two crops a year, harvest within days."""
@@ -311,7 +311,7 @@ class Day:
                 rise = 1 / (1 + np.exp(-np.clip((day - year - sown) / 7, -30, 30)))
                 fall = 1 / (1 + np.exp(np.clip((day - year - harvest) / 1.5, -30, 30)))
                 total += (0.35 + 0.5 * amplitude) * grown * rise * fall
-        return np.clip(total, 0, 0.95).astype(np.float32)
+        return np.asarray(np.clip(total, 0, 0.95), np.float32)
 
     def _drift(self, speed: float, key: int) -> Float:
         """A field that is smooth in space and time, about -1 to 1, the same for any window."""
@@ -323,7 +323,7 @@ class Day:
             down = down + np.float32(rng.uniform(0, 6.3) + rng.normal(0, speed / 4) * number)
             # sin(a + b) as outer products: the whole field for the price of its edges.
             total += np.outer(np.sin(down), np.cos(across)) + np.outer(np.cos(down), np.sin(across))
-        return total / 4
+        return np.asarray(total / 4, np.float32)
 
     def _flooded(self, layers: Layers) -> Bool:
         """The flood rises in two days, stands for a week and recedes from the higher ground over ten days."""

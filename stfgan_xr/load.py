@@ -66,14 +66,15 @@ def _stack(
         band_coords=False,
         sortby_date=False,
     )
-    return stacked.data
+    values: da.Array = stacked.data
+    return values
 
 
 def _first_valid(counts: npt.NDArray[np.int16], qa: npt.NDArray[np.uint16]) -> npt.NDArray[np.int16]:
     """Of the scenes of a day the first that is not fill, pixel by pixel: bands and quality from the same scene."""
     chosen = np.argmax((qa & np.uint16(Observation.FILL)) == 0, axis=0)
     both = np.concatenate([counts, qa[:, None].view(np.int16)], axis=1)
-    return np.take_along_axis(both, chosen[None, None], axis=0)[0]
+    return np.asarray(np.take_along_axis(both, chosen[None, None], axis=0)[0])
 
 
 def _mosaic(raw: npt.NDArray[Any], quality: npt.NDArray[Any], sensor: Sensor, bands: tuple[str, ...]) -> npt.NDArray[np.int16]:
@@ -97,7 +98,8 @@ def _day(scenes: Sequence[Scene], side: Side, grid: GeoBox, bands: tuple[str, ..
         parts.append(
             da.map_blocks(_mosaic, raw, quality, sensor, bands, dtype=np.int16, chunks=chunks, drop_axis=0, meta=np.empty((0, 0, 0), np.int16))
         )
-    return parts[0] if len(parts) == 1 else da.map_blocks(_merge, *parts, dtype=np.int16)
+    merged: da.Array = parts[0] if len(parts) == 1 else da.map_blocks(_merge, *parts, dtype=np.int16)
+    return merged
 
 
 def _merge(*parts: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
@@ -112,7 +114,8 @@ def _nothing(count: int, shape: tuple[int, int], tile: int) -> da.Array:
         return found
 
     chunks = da.core.normalize_chunks((count, tile, tile), (count, *shape), dtype=np.int16)
-    return da.map_blocks(empty, chunks=chunks, dtype=np.int16, meta=np.empty((0, 0, 0), np.int16))
+    nothing: da.Array = da.map_blocks(empty, chunks=chunks, dtype=np.int16, meta=np.empty((0, 0, 0), np.int16))
+    return nothing
 
 
 def load(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import re
-import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,23 +19,29 @@ import numpy.typing as npt
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
-from rasterio.errors import CRSError, RasterioError, RasterioIOError
+from rasterio.enums import Interleaving
+from rasterio.enums import Resampling as Resampling
+from rasterio.errors import CRSError, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterWindow
 
 from stfgan_xr.errors import InputError, SourceError
 
-log = logging.getLogger(__name__)
-
 DRIVER = "GTiff"
 LARGEST_BLOCK = 64 * 2**20
 """Decoded bytes of one internal block: beyond this a small file could claim any amount of memory."""
+LARGEST_RASTER = 8 * 2**30
+"""Decoded bytes of a raster that is read whole."""
 LARGEST_SIDE = 1_000_000
 SMALL = 512
-_REMOTE = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+ATTEMPTS = 3
+"""How often a remote image is opened, on top of GDAL's own retries of single requests."""
+PAUSE = 1.0
+"""Seconds before the second attempt, doubled for each further one."""
+_LOCAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+_REMOTE = _LOCAL | {
     "GDAL_HTTP_TIMEOUT": "60",
     "GDAL_HTTP_CONNECTTIMEOUT": "20",
     "GDAL_HTTP_LOW_SPEED_TIME": "30",
@@ -42,44 +49,84 @@ _REMOTE = {
     "GDAL_HTTP_MAX_RETRY": "4",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".tif,.TIF,.tiff",
 }
-# GDAL then returns zeros without an error when a range request of an uncompressed remote image fails.
-_HARMFUL = ("GDAL_NUM_THREADS",)
+# With more threads GDAL 3.10 returns zeros without an error when a range request of an uncompressed remote image fails.
+_SAFE = {"GDAL_NUM_THREADS": "1"}
+_FAILURES = (RasterioError, CRSError, CPLE_BaseError, OSError)
+# Not there, or not for us: asking again changes nothing. 403 may be an expired token, 408 and 429 pass.
+_FINAL = re.compile(r"response code: 4(?!03|08|29)\d\d|does not exist in the file system")
+_FORBIDDEN = re.compile(r"response code: 403")
+_QUERY = re.compile(r"\?[^\s'\"]*")
 
 
-def redact(href: str) -> str:
-    """An address without its query, which may hold a token.
+def redact(text: str) -> str:
+    """A text without the queries of its addresses, which may hold tokens.
 
-    >>> redact("https://a.example/b.tif?sig=secret")
-    'https://a.example/b.tif'
+    >>> redact("https://a.example/b.tif?sig=secret: no such host")
+    'https://a.example/b.tif no such host'
     """
-    return href.split("?", 1)[0]
+    return _QUERY.sub("", text)
 
 
-def _one_line(error: BaseException) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return re.sub(r"\?[^\s'\"]*", "", text)
+class _Redaction(logging.Filter):
+    """Keeps signed addresses out of what GDAL has to say."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage()), ()
+        return True
+
+
+for _name in (
+    "rasterio",
+    *(f"rasterio.{part}" for part in ("_base", "_env", "_err", "_io", "_warp", "env", "session")),
+):
+    logging.getLogger(_name).addFilter(_Redaction())
+
+
+def _chain(error: BaseException | None) -> Iterator[str]:
+    while error is not None:
+        yield str(error) or type(error).__name__
+        error = error.__cause__ or error.__context__
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in one line without queries; GDAL's own words where rasterio only points at them."""
+    lines = [text.splitlines()[0] for text in _chain(error) if "See previous exception" not in text]
+    return redact(lines[0] if lines else str(error))
+
+
+def _is_remote(url: str) -> bool:
+    return urlsplit(url).scheme in ("http", "https", "s3")
 
 
 @contextmanager
-def _environment(href: str) -> Iterator[None]:
-    remote = urlsplit(href).scheme in ("http", "https", "s3")
-    for name in _HARMFUL if remote else ():
-        os.environ.pop(name, None)
-    with rasterio.Env(**(_REMOTE if remote else {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"})):
+def _environment(url: str, again: bool) -> Iterator[None]:
+    """GDAL's settings for an address; what the user set in the environment stays, unless it does harm."""
+    chosen = {name: value for name, value in (_REMOTE if _is_remote(url) else _LOCAL).items() if name not in os.environ}
+    if _is_remote(url):
+        chosen |= _SAFE
+    if again:
+        # GDAL remembers failures: without this a second attempt sends no request.
+        chosen["CPL_VSIL_CURL_NON_CACHED"] = "/vsicurl/:/vsis3/"
+    with rasterio.Env(**chosen):
         yield
 
 
-def _check_source(source: Any, href: str) -> None:
+def _block_bytes(source: Any) -> int:
+    together = source.count if source.interleaving == Interleaving.pixel else 1
+    blocks = zip(source.block_shapes, source.dtypes, strict=True)
+    return max(int(height * width * np.dtype(dtype).itemsize * together) for (height, width), dtype in blocks)
+
+
+def _check_size(source: Any, name: str) -> None:
+    """Refuse what declares absurd sizes, before any of it is decoded."""
     if max(source.shape) > LARGEST_SIDE:
-        raise SourceError(f"{redact(href)}: {source.width} x {source.height} pixels; larger than any image of a sensor")
-    for (height, width), dtype in zip(source.block_shapes, source.dtypes, strict=True):
-        if height * width * np.dtype(dtype).itemsize > LARGEST_BLOCK:
-            raise SourceError(
-                f"{redact(href)}: its blocks are {width} x {height} pixels, over {LARGEST_BLOCK >> 20} MiB; "
-                "not a cloud-optimised image"
-            )
+        raise SourceError(f"{name}: {source.width} x {source.height} pixels; larger than any image of a sensor")
+    if (size := _block_bytes(source)) > LARGEST_BLOCK:
+        raise SourceError(
+            f"{name}: its internal blocks hold {size >> 20} MiB, over {LARGEST_BLOCK >> 20}; "
+            "not a cloud-optimised image, convert it (gdal_translate -of COG)"
+        )
 
 
 @lru_cache(maxsize=64)
@@ -87,73 +134,99 @@ def _crs(text: str) -> CRS:
     return CRS.from_user_input(text)
 
 
+@lru_cache(maxsize=256)
+def _same_crs(wkt: str, epsg: int) -> bool:
+    return bool(_crs(wkt) == _crs(f"EPSG:{epsg}"))
+
+
 def _whole_shift(source: Affine, target: Affine) -> tuple[int, int] | None:
     """Rows and columns from a source grid to a target grid that differ by whole pixels, or None."""
-    if not np.allclose([source.a, source.b, source.d, source.e], [target.a, target.b, target.d, target.e], rtol=1e-9, atol=1e-9):
+    sizes = [(source.a, target.a), (source.e, target.e)]
+    if source.b or source.d or any(abs(one - other) > 1e-9 * abs(other) for one, other in sizes):
         return None
-    columns, rows = (target.c - source.c) / source.a, (target.f - source.f) / source.e
+    rows, columns = (target.f - source.f) / source.e, (target.c - source.c) / source.a
     near = round(rows), round(columns)
     return near if abs(rows - near[0]) < 1e-3 and abs(columns - near[1]) < 1e-3 else None
 
 
 class AssetReader:
-    """One asset on a target grid: stackstac's reader protocol.
+    """One asset on a target grid: the reader protocol of stackstac.
 
-    A source on the target's own lattice is read as it is; others are warped: QA nearest, MODIS bilinear, Landsat of
-    another zone cubic. GDAL's default warp is up to an eighth of a pixel off and depends on the window; with
-    ``tolerance`` and ``XSCALE, YSCALE`` it does neither.
+    A source on the target's own lattice is read as it is; others are warped. GDAL's default warp is up to an eighth of
+    a source pixel off and depends on the window; with ``tolerance`` and ``XSCALE, YSCALE`` it does neither. Each read
+    opens the asset anew, so that readers can be shared by threads and sent to other processes.
 
-    Raises
-    ------
-    SourceError
-        If the asset cannot be opened or read, is no GeoTIFF, or claims blocks of more than 64 MiB.
+    Parameters
+    ----------
+    url
+        Unsigned address or path.
+    spec
+        Target grid (:class:`stackstac.raster_spec.RasterSpec`).
+    resampling
+        For sources on another lattice.
+    dtype, fill_value
+        Type of the asset, and its value that means no data; outside of the asset everything is fill.
     """
 
     def __init__(
-        self,
-        *,
-        url: str,
-        spec: Any,
-        resampling: Resampling,
-        dtype: np.dtype[Any],
-        fill_value: float,
-        **_: Any,
+        self, *, url: str, spec: Any, resampling: Resampling, dtype: np.dtype[Any], fill_value: float, **_: Any
     ) -> None:
         self.url, self.spec, self.resampling = url, spec, resampling
         self.dtype, self.fill_value = np.dtype(dtype), fill_value
-        self._local = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_local"}
+        return self.__dict__
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._local = threading.local()
-
-    @property
-    def scale_offset(self) -> tuple[int, int]:
-        """Values stay raw."""
-        return 1, 0
 
     def address(self) -> str:
         """Where the asset is opened."""
         return self.url
 
+    def renew(self) -> bool:
+        """After a refusal: whether another attempt with :meth:`address` makes sense."""
+        return False
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
     def read(self, window: RasterWindow, **_: Any) -> npt.NDArray[Any]:
-        """The raw values of a window of the target grid, ``(rows, columns)``."""
-        try:
-            with _environment(self.url):
-                return self._read(window)
-        except (RasterioError, CRSError, OSError) as error:
-            raise SourceError(f"{redact(self.url)} cannot be read: {_one_line(error)}") from None
+        """The raw values of a window of the target grid, ``(rows, columns)``.
+
+        Raises
+        ------
+        SourceError
+            If the asset cannot be opened or read, is no single-band GeoTIFF of the expected type, or claims blocks of
+            more than 64 MiB.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                with _environment(self.url, attempt > 0):
+                    return self._read(window)
+            except _FAILURES as error:
+                reason, said = _reason(error), " ".join(_chain(error))
+                if not _is_remote(self.url) or _FINAL.search(said) or attempt + 1 == ATTEMPTS:
+                    break
+                if _FORBIDDEN.search(said) and not self.renew():
+                    break
+                time.sleep(PAUSE * 2**attempt * random.uniform(0.5, 1.5))
+        hint = "; its bucket is requester-pays: set AWS credentials and AWS_REQUEST_PAYER=requester"
+        raise SourceError(f"{redact(self.url)} cannot be read: {reason}{hint * self.url.startswith('s3:')}")
 
     def _read(self, window: RasterWindow) -> npt.NDArray[Any]:
         with rasterio.open(self.address(), driver=DRIVER, sharing=False) as source:
-            _check_source(source, self.url)
-            if np.dtype(source.dtypes[0]) != self.dtype:
-                raise SourceError(f"{redact(self.url)} holds {source.dtypes[0]}, expected {self.dtype}")
-            shift = _whole_shift(source.transform, self.spec.transform) if source.crs == self.spec.epsg else None
-            return self._copy(source, window, shift) if shift is not None else self._warp(source, window)
+            name = redact(self.url)
+            _check_size(source, name)
+            if source.count != 1 or np.dtype(source.dtypes[0]) != self.dtype:
+                raise SourceError(
+                    f"{name} holds {source.count} x {source.dtypes[0]}, expected one band of {self.dtype}"
+                )
+            if source.crs is None:
+                raise SourceError(f"{name} has no coordinate reference system")
+            same = _same_crs(source.crs.to_wkt(), self.spec.epsg)
+            shift = _whole_shift(source.transform, self.spec.transform) if same else None
+            return self._warp(source, window) if shift is None else self._copy(source, window, shift)
 
     def _copy(self, source: Any, window: RasterWindow, shift: tuple[int, int]) -> npt.NDArray[Any]:
         top, left = int(window.row_off) + shift[0], int(window.col_off) + shift[1]
@@ -161,13 +234,12 @@ class AssetReader:
         out = np.full((height, width), self.fill_value, self.dtype)
         rows, columns = (max(top, 0), min(top + height, source.height)), (max(left, 0), min(left + width, source.width))
         if rows[0] < rows[1] and columns[0] < columns[1]:
-            part = source.read(1, window=((rows[0], rows[1]), (columns[0], columns[1])))
+            part = source.read(1, window=(rows, columns))
             out[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left] = part
         return out
 
     def _warp(self, source: Any, window: RasterWindow) -> npt.NDArray[Any]:
         height, width = self.spec.shape
-        nearest = self.resampling == Resampling.nearest
         with WarpedVRT(
             source,
             crs=_crs(f"EPSG:{self.spec.epsg}"),
@@ -177,15 +249,12 @@ class AssetReader:
             resampling=self.resampling,
             src_nodata=self.fill_value,
             nodata=self.fill_value,
-            tolerance=1e-6 if nearest else 1e-3,
+            tolerance=1e-6 if self.resampling == Resampling.nearest else 1e-3,
             XSCALE=1,
             YSCALE=1,
         ) as warped:
             found: npt.NDArray[Any] = warped.read(1, window=window)
             return found
-
-    def close(self) -> None:
-        """Nothing stays open."""
 
 
 class PlanetaryComputerReader(AssetReader):
@@ -195,7 +264,18 @@ class PlanetaryComputerReader(AssetReader):
         """The signed address."""
         import planetary_computer
 
-        return str(planetary_computer.sign_url(self.url))
+        try:
+            return str(planetary_computer.sign_url(self.url))
+        except ValueError as error:  # an answer that holds no token; failed requests are an OSError already
+            raise OSError(f"no token for it ({type(error).__name__})") from None
+
+    def renew(self) -> bool:
+        """Drop all tokens: the next attempt asks for a new one."""
+        from planetary_computer.sas import TOKEN_CACHE
+
+        held = bool(TOKEN_CACHE)
+        TOKEN_CACHE.clear()
+        return held
 
 
 READERS: Mapping[str, type[AssetReader]] = {"none": AssetReader, "planetary-computer": PlanetaryComputerReader}
@@ -246,13 +326,17 @@ def read_raster(path: Path) -> tuple[npt.NDArray[Any], GeoBox, float | None]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        with rasterio.open(path, driver=DRIVER) as source:
-            _check_source(source, str(path))
+        with _environment(str(path), False), rasterio.open(path, driver=DRIVER) as source:
+            _check_size(source, str(path))
+            size = source.width * source.height * sum(np.dtype(dtype).itemsize for dtype in source.dtypes)
+            if size > LARGEST_RASTER:
+                raise InputError(
+                    f"{path}: holds {size / 2**30:.0f} GiB, over {LARGEST_RASTER >> 30}; cut it to your area"
+                )
             if source.crs is None:
                 raise InputError(f"{path}: has no coordinate reference system")
-            grid = GeoBox(source.shape, source.transform, source.crs.to_wkt())
-            return source.read(), grid, source.nodata
-    except RasterioIOError as error:
-        raise InputError(f"{path}: not a readable GeoTIFF ({_one_line(error)})") from None
+            return source.read(), GeoBox(source.shape, source.transform, source.crs.to_wkt()), source.nodata
+    except _FAILURES as error:
+        raise InputError(f"{path}: not a readable GeoTIFF ({_reason(error)})") from None
     except SourceError as error:
         raise InputError(str(error)) from None

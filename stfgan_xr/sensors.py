@@ -184,7 +184,8 @@ def from_reflectance(reflectance: npt.NDArray[np.floating]) -> npt.NDArray[np.in
     >>> from_reflectance(np.array([0.1234, np.nan, 9.0], dtype="float32")).tolist()
     [1234, -32768, 32767]
     """
-    counts = np.rint(np.clip(reflectance * np.float32(1 / SCALE), -32767, 32767))
+    # Held within range before the product, which could overflow.
+    counts = np.rint(np.clip(reflectance, -32767 * SCALE, 32767 * SCALE) * np.float32(1 / SCALE))
     return np.where(np.isnan(counts), np.float32(FILL), counts).astype(np.int16)
 
 

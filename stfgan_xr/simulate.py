@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,8 @@ from stfgan_xr.grid import Window
 from stfgan_xr.landscape import MARGIN, Day, World
 from stfgan_xr.rasters import write_cog
 from stfgan_xr.sensors import BANDS, LANDSAT_OLI, MCD43A4
+
+__all__ = ["World", "default_folder", "ensure_world", "passes", "read_world", "write_world"]
 
 VERSION = 1
 SINUSOIDAL = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
@@ -189,14 +191,14 @@ def _clouds(overpass: _Pass) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool
     return cloud, shadow, cirrus
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, int], spacing: int) -> Float:
+def _noise(rng: np.random.Generator, shape: Sequence[int], spacing: int) -> Float:
     small = rng.standard_normal([side // spacing + 4 for side in shape]).astype(np.float32)
     rows, columns = (np.arange(side, dtype=np.float32) / spacing + 1 for side in shape)
     along = _lerp(small, rows, 0)
     return _lerp(along, columns, 1)
 
 
-def _lerp(values: Float, at: Float, axis: int) -> Float:
+def _lerp(values: Float, at: npt.NDArray[np.floating], axis: int) -> Float:
     base = np.floor(at).astype(int)
     t = at - base
     t = (t * t * (3 - 2 * t)).reshape((-1, 1) if axis == 0 else (1, -1)).astype(np.float32)
@@ -248,7 +250,7 @@ class _Frame:
     columns: npt.NDArray[np.float64] | None
     cut: tuple[slice, slice] | None
 
-    def sample(self, values: npt.NDArray[Any], order: int, outside: float) -> npt.NDArray[Any]:
+    def sample(self, values: npt.NDArray[Any], order: Literal[0, 1], outside: float) -> npt.NDArray[Any]:
         if self.cut is not None:
             return values[self.cut]
         assert self.rows is not None
@@ -429,7 +431,8 @@ def _modis_items(world: World, folder: Path) -> Iterator[dict[str, Any]]:
 
 def _modis_item(day: date, tile: str, grid: GeoBox) -> dict[str, Any]:
     name = f"MCD43A4.A{day:%Y%j}.{tile}.061.{day + timedelta(days=9):%Y%j}035331"
-    assets, nodata = {}, {}
+    assets: dict[str, Any] = {}
+    nodata: dict[str, float] = {}
     number = to_number(day)
     for band, modis in MODIS_BAND.items():
         values, words = f"Nadir_Reflectance_Band{modis}", f"BRDF_Albedo_Band_Mandatory_Quality_Band{modis}"

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS: dict[str, int] = {
     **dict.fromkeys(("errors", "days", "aoi", "sensors", "grid", "metrics", "files"), 0),
-    **dict.fromkeys(("catalog", "rasters", "store", "checkpoint"), 1),
+    **dict.fromkeys(("catalog", "rasters", "store", "checkpoint", "landscape"), 1),
     **dict.fromkeys(("load", "predictors", "brackets", "datasets", "simulate"), 2),
     **dict.fromkeys(("fusion", "cluster", "plots", "evaluation"), 3),
     **dict.fromkeys(("samples", "learning", "gate", "training"), 3),

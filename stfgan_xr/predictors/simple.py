@@ -48,9 +48,9 @@ class BracketTensors:
 
 def to_tensors(bracket: Bracket, device: torch.device) -> BracketTensors:
     """The arrays of a bracket on a device, with the whole fine halo as margin."""
-    arrays = (bracket.fine_before, bracket.fine_after, bracket.coarse_before, bracket.coarse_after)
-    fields = [torch.from_numpy(array).to(device) for array in (*arrays, bracket.day_before, bracket.day_after)]
-    return BracketTensors(*fields, ratio=bracket.ratio, halo=bracket.halo, margin=bracket.halo.fine)
+    names = ("fine_before", "fine_after", "coarse_before", "coarse_after", "day_before", "day_after")
+    tensors = {name: torch.from_numpy(getattr(bracket, name)).to(device) for name in names}
+    return BracketTensors(**tensors, ratio=bracket.ratio, halo=bracket.halo, margin=bracket.halo.fine)
 
 
 def weight_after(pair: BracketTensors, day: int) -> Tensor:
