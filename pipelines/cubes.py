@@ -28,6 +28,7 @@ from stfgan_xr.sensors import BANDS
 
 if TYPE_CHECKING:
     from distributed import Client
+
     from stfgan_xr.catalog import Catalog, Scene, Side
     from stfgan_xr.datasets import Pairs
 

@@ -23,7 +23,7 @@ from stfgan_xr.grid import LANDSAT_PHASE, RATIO, RESOLUTION, Window
 from stfgan_xr.sensors import BANDS
 
 MARGIN = 64
-"""Fine pixels of truth beyond the grid, for coarse pixels and scenes of the neighbouring zone that reach over its edge."""
+"""Fine pixels of truth beyond the grid, for coarse pixels and scenes that reach over its edge."""
 CENTRE = (114.06, 22.55)
 CRS = "EPSG:32650"
 
@@ -201,10 +201,14 @@ class World:
         return changed[inner]
 
 
-def _events(world: World, cover: npt.NDArray[np.uint8], parcel: npt.NDArray[np.int32], city: Float) -> list[npt.NDArray[np.int32]]:
-    """Day of clearing and of building of each pixel, or NEVER: whole parcels, cleared anywhere, built on near the city."""
+def _events(
+    world: World, cover: npt.NDArray[np.uint8], parcel: npt.NDArray[np.int32], city: Float
+) -> list[npt.NDArray[np.int32]]:
+    """Day of clearing and of building of each pixel, or NEVER: whole parcels, built on near the city."""
     rng, count = world.rng(7), int(parcel.max()) + 1
-    land = np.bincount(parcel.ravel(), np.isin(cover, (CROP, FOREST)).ravel(), count) / np.bincount(parcel.ravel(), minlength=count)
+    land = np.bincount(parcel.ravel(), np.isin(cover, (CROP, FOREST)).ravel(), count) / np.bincount(
+        parcel.ravel(), minlength=count
+    )
     near = np.bincount(parcel.ravel(), city.ravel(), count) / np.bincount(parcel.ravel(), minlength=count)
     first, last = to_number(world.start) + 8, to_number(world.last) - 8
     days = []
@@ -245,8 +249,12 @@ def static_layers(world: World) -> Layers:
     texture = 1 + 0.07 * noise.standard_normal(shape, np.float32) + 0.05 * _smooth(noise, shape, 5)
     crops = world.rng(6).random((6, count), np.float32)
     bright = _city_brightness(world.rng(8), shape)
-    flood_day = to_number(world.start) + int(world.rng(9).integers(world.days // 4, max(world.days // 2, world.days // 4 + 1)))
-    return Layers(cover, parcel, texture.astype(np.float32), bright, height, low, cleared, built, crops, flood_day, heights)
+    flood_day = to_number(world.start) + int(
+        world.rng(9).integers(world.days // 4, max(world.days // 2, world.days // 4 + 1))
+    )
+    return Layers(
+        cover, parcel, texture.astype(np.float32), bright, height, low, cleared, built, crops, flood_day, heights
+    )
 
 
 def _city_brightness(rng: np.random.Generator, shape: tuple[int, int]) -> Float:

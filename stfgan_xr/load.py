@@ -12,110 +12,176 @@ import numpy as np
 import numpy.typing as npt
 import stackstac
 import xarray as xr
+from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from stfgan_xr.catalog import Scene, Side
+from stfgan_xr.catalog import Scene, Side, check_href
 from stfgan_xr.days import to_datetime64
-from stfgan_xr.errors import InputError
+from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.rasters import READERS, Resampling
 from stfgan_xr.sensors import FILL, SENSORS, Observation, Sensor, decode
 
 RESAMPLING = {"fine": Resampling.cubic, "coarse": Resampling.bilinear}
 """Where a source does not lie on the grid already; quality layers always take the nearest."""
+FOOTPRINT_MARGIN = 10
+"""Pixels added around a scene before deciding that a tile does not touch it: its curved edges are cut straight."""
+
+Counts = npt.NDArray[np.int16]
+Bounds = tuple[float, float, float, float]
 
 
-def _shim(scene: Scene, roles: Sequence[str], grid: GeoBox) -> dict[str, Any]:
-    """What stackstac must see of a scene: an item that covers the grid, so that only our reader decides what is where.
+def _whole(grid: GeoBox) -> Bounds:
+    box = grid.boundingbox
+    return box.left, box.bottom, box.right, box.top
 
-    stackstac does not understand ``proj:code``, fails on ``proj:epsg: null``, makes NaT of a null ``datetime`` and
-    reprojects footprints itself.
+
+def _footprint(scene: Scene, grid: GeoBox) -> Bounds | None:
+    """Bounds of a scene within a grid, in the grid's CRS; None if it lies outside.
+
+    Only of scenes on UTM grids: sinusoidal tiles reach beyond the edge of the Earth, where bounds mean nothing.
     """
-    box = grid.boundingbox
-    properties = {"datetime": f"{scene.day}T00:00:00Z", "proj:epsg": grid.crs.epsg if grid.crs else None}
-    hrefs = dict(scene.assets)
-    return {
-        "type": "Feature",
-        "id": scene.id,
-        "bbox": [-180, -90, 180, 90],
-        "properties": properties | {"proj:bbox": [box.left, box.bottom, box.right, box.top]},
-        "assets": {role: {"href": hrefs[role]} for role in roles},
-    }
+    if scene.shape is None or scene.transform is None or not scene.crs.startswith(("EPSG:326", "EPSG:327")):
+        return _whole(grid)
+    source = GeoBox(scene.shape, Affine(*scene.transform), scene.crs)
+    step = max(scene.shape) * abs(source.affine.a) / 16
+    box = source.extent.to_crs(f"EPSG:{_epsg(grid)}", resolution=step).boundingbox
+    margin = FOOTPRINT_MARGIN * max(abs(source.affine.a), abs(grid.affine.a))
+    left, bottom, right, top = _whole(grid)
+    west, east = max(box.left - margin, left), min(box.right + margin, right)
+    south, north = max(box.bottom - margin, bottom), min(box.top + margin, top)
+    return (west, south, east, north) if west < east and south < north else None
 
 
-def _stack(
-    scenes: Sequence[Scene], roles: Sequence[str], grid: GeoBox, tile: int, resampling: Resampling, fill: int, dtype: str, reader: Any
-) -> da.Array:
+def _shim(scene: Scene, roles: Sequence[str], grid: GeoBox, footprint: Bounds) -> dict[str, Any]:
+    """What stackstac must see of a scene, in the grid's own CRS, so that only our reader decides what is where.
+
+    stackstac does not understand ``proj:code``, fails on ``proj:epsg: null``, and makes NaT of a null ``datetime``.
+    """
+    properties = {"datetime": f"{scene.day}T00:00:00Z", "proj:epsg": _epsg(grid), "proj:bbox": footprint}
+    assets = {role: {"href": scene.href(role)} for role in roles}
+    return {"type": "Feature", "id": scene.id, "properties": properties, "assets": assets}
+
+
+def _epsg(grid: GeoBox) -> int:
+    """The code of a grid's CRS.
+
+    Raises
+    ------
+    InputError
+        If it has none: stackstac takes nothing else.
+    """
+    if grid.crs is None or grid.crs.epsg is None:
+        raise InputError("the grid's CRS has no EPSG code, which reading needs; choose --crs EPSG:n")
+    return int(grid.crs.epsg)
+
+
+def _stack(items: Sequence[dict[str, Any]], grid: GeoBox, tile: int, **options: Any) -> da.Array:
     """Raw values ``(scene, role, y, x)``, one chunk a tile."""
-    box = grid.boundingbox
     stacked = stackstac.stack(
-        [_shim(scene, roles, grid) for scene in scenes],
-        assets=list(roles),
-        epsg=grid.crs.epsg if grid.crs else None,
-        resolution=abs(grid.affine.a),
-        bounds=(box.left, box.bottom, box.right, box.top),
+        items,
+        assets=list(items[0]["assets"]),
+        epsg=_epsg(grid),
+        resolution=abs(float(grid.affine.a)),
+        bounds=_whole(grid),
         snap_bounds=False,
         rescale=False,
-        dtype=np.dtype(dtype),
-        fill_value=np.dtype(dtype).type(fill),
-        resampling=resampling,
-        reader=reader,
         chunksize=(-1, -1, tile, tile),
         xy_coords=False,
         properties=False,
         band_coords=False,
         sortby_date=False,
+        **options,
     )
     values: da.Array = stacked.data
     return values
 
 
-def _first_valid(counts: npt.NDArray[np.int16], qa: npt.NDArray[np.uint16]) -> npt.NDArray[np.int16]:
-    """Of the scenes of a day the first that is not fill, pixel by pixel: bands and quality from the same scene."""
+def _first_valid(counts: npt.NDArray[np.int16], qa: npt.NDArray[np.uint16]) -> Counts:
+    """Of the scenes of a day the first that is not fill, pixel by pixel: bands and quality from the same scene.
+
+    ``(scene, band, y, x)`` and ``(scene, y, x)`` become ``(band + 1, y, x)``, the quality last.
+    """
     chosen = np.argmax((qa & np.uint16(Observation.FILL)) == 0, axis=0)
     both = np.concatenate([counts, qa[:, None].view(np.int16)], axis=1)
-    return np.asarray(np.take_along_axis(both, chosen[None, None], axis=0)[0])
+    found: Counts = np.take_along_axis(both, chosen[None, None], axis=0)[0]
+    return found
 
 
-def _mosaic(raw: npt.NDArray[Any], quality: npt.NDArray[Any], sensor: Sensor, bands: tuple[str, ...]) -> npt.NDArray[np.int16]:
+def _mosaic(raw: npt.NDArray[Any], quality: npt.NDArray[Any], sensor: Sensor, bands: tuple[str, ...]) -> Counts:
     """Counts and observation bits ``(band + 1, y, x)`` of one day from raw ``(scene, role, y, x)``."""
     decoded = [decode(values, words, sensor, bands) for values, words in zip(raw, quality, strict=True)]
     return _first_valid(np.stack([counts for counts, _ in decoded]), np.stack([qa for _, qa in decoded]))
 
 
+def _merge(*parts: Counts) -> Counts:
+    """Mosaics of one day by several sensors as one."""
+    stacked = np.stack(parts)
+    return _first_valid(stacked[:, :-1], np.ascontiguousarray(stacked[:, -1]).view(np.uint16))
+
+
+def _sensor_day(
+    scenes: Sequence[Scene], footprints: Sequence[Bounds], side: Side, grid: GeoBox, bands: tuple[str, ...], tile: int
+) -> da.Array:
+    """One day of one sensor ``(band + 1, y, x)``."""
+    sensor, reader = SENSORS[scenes[0].sensor], READERS[side.signer]
+    pairs = list(zip(scenes, footprints, strict=True))
+
+    def stack(roles: Sequence[str], dtype: str, fill: int, resampling: Resampling) -> da.Array:
+        items = [_shim(scene, roles, grid, footprint) for scene, footprint in pairs]
+        kind = np.dtype(dtype)
+        options = {"dtype": kind, "fill_value": kind.type(fill), "resampling": resampling, "reader": reader}
+        return _stack(items, grid, tile, **options)
+
+    raw = stack(bands, sensor.dtype, sensor.fill, RESAMPLING[sensor.kind])
+    roles = sensor.quality_roles(bands)
+    quality = stack(roles, sensor.quality_dtype, sensor.quality_fill, Resampling.nearest)
+    meta = np.empty((0, 0, 0), np.int16)
+    chunks = ((len(bands) + 1,), *raw.chunks[2:])
+    found: da.Array = da.map_blocks(_mosaic, raw, quality, sensor, bands, chunks=chunks, drop_axis=0, meta=meta)
+    return found
+
+
 def _day(scenes: Sequence[Scene], side: Side, grid: GeoBox, bands: tuple[str, ...], tile: int) -> da.Array:
-    """One day ``(band + 1, y, x)``; scenes of several sensors are mosaicked sensor by sensor, in their order."""
+    """One day ``(band + 1, y, x)``; scenes of several sensors are mosaicked sensor by sensor."""
+    touching = [(scene, found) for scene in scenes if (found := _footprint(scene, grid)) is not None]
     parts = []
-    for name, group in groupby(sorted(scenes, key=lambda s: s.sensor), key=lambda s: s.sensor):
-        sensor, members = SENSORS[name], list(group)
-        reader = READERS[side.signer]
-        raw = _stack(members, bands, grid, tile, RESAMPLING[sensor.kind], sensor.fill, sensor.dtype, reader)
-        roles = sensor.quality_roles(bands)
-        quality = _stack(
-            members, roles, grid, tile, Resampling.nearest, sensor.quality_fill, sensor.quality_dtype, reader
-        )
-        chunks = ((len(bands) + 1,), *raw.chunks[2:])
-        parts.append(
-            da.map_blocks(_mosaic, raw, quality, sensor, bands, dtype=np.int16, chunks=chunks, drop_axis=0, meta=np.empty((0, 0, 0), np.int16))
-        )
+    for _, group in groupby(touching, key=lambda pair: pair[0].sensor):
+        members, footprints = zip(*group, strict=True)
+        parts.append(_sensor_day(members, footprints, side, grid, bands, tile))
+    if not parts:
+        return _nothing(len(bands) + 1, (int(grid.shape[0]), int(grid.shape[1])), tile)
     merged: da.Array = parts[0] if len(parts) == 1 else da.map_blocks(_merge, *parts, dtype=np.int16)
     return merged
 
 
-def _merge(*parts: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
-    stacked = np.stack(parts)
-    return _first_valid(stacked[:, :-1], stacked[:, -1].view(np.uint16))
-
-
 def _nothing(count: int, shape: tuple[int, int], tile: int) -> da.Array:
-    def empty(block_info: Any = None) -> npt.NDArray[np.int16]:
+    def empty(block_info: Any = None) -> Counts:
         found = np.full(block_info[None]["chunk-shape"], FILL, np.int16)
         found[-1] = np.int16(Observation.FILL)
         return found
 
     chunks = da.core.normalize_chunks((count, tile, tile), (count, *shape), dtype=np.int16)
-    nothing: da.Array = da.map_blocks(empty, chunks=chunks, dtype=np.int16, meta=np.empty((0, 0, 0), np.int16))
-    return nothing
+    found: da.Array = da.map_blocks(empty, chunks=chunks, dtype=np.int16, meta=np.empty((0, 0, 0), np.int16))
+    return found
+
+
+def _as_words(values: Counts) -> npt.NDArray[np.uint16]:
+    return np.ascontiguousarray(values).view(np.uint16)
+
+
+def _by_day(scenes: Sequence[Scene], side: Side, bands: tuple[str, ...]) -> dict[date, list[Scene]]:
+    """Scenes of each day in the order they are mosaicked in, which is not that of the argument."""
+    for scene in scenes:
+        for role in (*bands, *SENSORS[scene.sensor].quality_roles(bands)):
+            try:
+                check_href(scene.href(role), side, scene.id)
+            except KeyError:
+                raise SourceError(
+                    f"item {scene.id} was found without {role}; search for the bands to be read"
+                ) from None
+    ordered = sorted(scenes, key=lambda s: (s.day, s.sensor, s.moment, s.id))
+    return {day: list(group) for day, group in groupby(ordered, key=lambda s: s.day)}
 
 
 def load(
@@ -129,6 +195,9 @@ def load(
 ) -> xr.Dataset:
     """Scenes as a lazy Dataset of counts: nothing is read until it is computed.
 
+    Scenes of a day are mosaicked: each pixel comes from the first scene that has all bands there. A scene on the
+    grid's own lattice is not resampled; others are cubic (Landsat) or bilinear (MODIS), quality the nearest.
+
     Parameters
     ----------
     scenes
@@ -136,7 +205,7 @@ def load(
     grid
         Fine or coarse grid; its CRS must have an EPSG code.
     side
-        The side of the catalog they were found in: how hrefs are signed.
+        The side of the catalog they were found in: how hrefs are signed, and where they may lead.
     bands
         Names of the bands.
     days
@@ -147,28 +216,25 @@ def load(
     Returns
     -------
     xarray.Dataset
-        int16 counts ``(time, y, x)`` of each band and ``qa`` uint16 (:class:`stfgan_xr.sensors.Observation`); chunks
-        ``(1, tile, tile)``.
+        int16 counts ``(time, y, x)`` of each band (reflectance x 10000, fill -32768) and ``qa`` uint16
+        (:class:`stfgan_xr.sensors.Observation`); chunks ``(1, tile, tile)``.
 
     Raises
     ------
     InputError
-        If the grid's CRS has no EPSG code.
+        If the grid's CRS has no EPSG code, or there is no day at all.
     SourceError
-        When computed: if an asset cannot be read. A failure never becomes a pixel.
+        If a scene's address is not one its catalog may lead to; when computed, if an asset cannot be read. A failure
+        never becomes a pixel.
     """
-    if grid.crs is None or grid.crs.epsg is None:
-        raise InputError("the grid's CRS has no EPSG code, which reading needs; choose --crs EPSG:n")
+    _epsg(grid)
     names = tuple(bands)
-    by_day = {day: list(group) for day, group in groupby(sorted(scenes, key=lambda s: s.day), key=lambda s: s.day)}
+    by_day = _by_day(scenes, side, names)
     wanted = sorted(by_day) if days is None else list(days)
-    shape = (int(grid.shape[0]), int(grid.shape[1]))
-    nothing = _nothing(len(names) + 1, shape, tile)
+    if not wanted or not names:
+        raise InputError("nothing to load: no scenes and no days, or no bands")
+    nothing = _nothing(len(names) + 1, (int(grid.shape[0]), int(grid.shape[1])), tile)
     images = da.stack([_day(by_day[d], side, grid, names, tile) if d in by_day else nothing for d in wanted])
     variables: dict[str, Any] = {b: (("time", "y", "x"), images[:, number]) for number, b in enumerate(names)}
     variables["qa"] = (("time", "y", "x"), images[:, -1].map_blocks(_as_words, dtype=np.uint16))
     return xr.Dataset(variables, {**xr_coords(grid), "time": to_datetime64(wanted)})
-
-
-def _as_words(values: npt.NDArray[np.int16]) -> npt.NDArray[np.uint16]:
-    return np.ascontiguousarray(values).view(np.uint16)

@@ -221,7 +221,7 @@ def mcd43a4_usable(quality: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 def decode(
     raw: Array, quality: Array, sensor: Sensor, bands: tuple[str, ...]
 ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint16]]:
-    """Counts ``(band, y, x)`` and observation bits ``(y, x)`` of one scene.
+    """Counts ``(band, y, x)`` and observation bits ``(y, x)`` of one scene; where those say FILL, no band has a value.
 
     Parameters
     ----------
@@ -238,9 +238,11 @@ def decode(
         return np.where(mcd43a4_usable(words), counts, np.int16(FILL)), mcd43a4_observation(words)
     words_16 = quality.astype(np.uint16)
     observation = landsat_observation(words_16[0], words_16[1], sensor, bands)
-    # A pixel that lacks a band is no observation, whatever its word says.
+    # A pixel that lacks a band is no observation, whatever its word says; and one that its word calls fill has no values.
     hole = np.asarray((counts == FILL).any(axis=0), bool)
-    return counts, np.where(hole, observation | np.uint16(Observation.FILL), observation).astype(np.uint16)
+    observation |= np.where(hole, np.uint16(Observation.FILL), np.uint16(0))
+    fill = (observation & np.uint16(Observation.FILL)) != 0
+    return np.where(fill, np.int16(FILL), counts), observation
 
 
 def is_clear(observation: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:

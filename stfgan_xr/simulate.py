@@ -112,7 +112,9 @@ def write_world(world: World, folder: Path) -> None:
     items = [list(_landsat_items(world, landsat)), list(_modis_items(world, modis))]
     for path, found in zip((landsat, modis), items, strict=True):
         _write_collection(world, path, found)
-    links = [{"rel": "child", "href": f"./{p.name}/collection.json", "type": "application/json"} for p in (landsat, modis)]
+    links = [
+        {"rel": "child", "href": f"./{p.name}/collection.json", "type": "application/json"} for p in (landsat, modis)
+    ]
     root = {"rel": "root", "href": "./catalog.json", "type": "application/json"}
     catalog = {"type": "Catalog", "id": "stfgan-xr-demo", "stac_version": "1.0.0", "description": "Simulated imagery"}
     write_json(folder / "catalog.json", catalog | {"links": [root, *links]})
@@ -136,7 +138,8 @@ def _write_collection(world: World, folder: Path, items: list[dict[str, Any]]) -
         "temporal": {"interval": [[f"{world.start}T00:00:00Z", f"{world.last}T23:59:59Z"]]},
     }
     collection = {
-        "type": "Collection", "id": folder.name, "stac_version": "1.0.0", "description": "Simulated", "license": "Apache-2.0",
+        "type": "Collection", "id": folder.name, "stac_version": "1.0.0", "description": "Simulated",
+        "license": "Apache-2.0",
         "extent": extent, "links": [{"rel": "root", "href": "../catalog.json", "type": "application/json"}, *links],
     }  # fmt: skip
     write_json(folder / "collection.json", collection)
@@ -256,7 +259,9 @@ class _Frame:
         assert self.rows is not None
         assert self.columns is not None
         return np.asarray(
-            ndimage.map_coordinates(values, [self.rows, self.columns], order=order, mode="constant", cval=outside, prefilter=False)
+            ndimage.map_coordinates(
+                values, [self.rows, self.columns], order=order, mode="constant", cval=outside, prefilter=False
+            )
         )
 
 
@@ -269,7 +274,9 @@ def _frame(overpass: _Pass) -> _Frame:
     down, across = (int(n) for n in overpass.rng.integers(2, 12, 2))
     if overpass.path == 121:
         cut = slice(down, height - 1), slice(across, width - 1)
-        grid = GeoBox((height - 1 - down, width - 1 - across), Affine(30, 0, left + 30 * across, 0, -30, top - 30 * down), box.crs)
+        grid = GeoBox(
+            (height - 1 - down, width - 1 - across), Affine(30, 0, left + 30 * across, 0, -30, top - 30 * down), box.crs
+        )
         return _Frame(grid, None, None, cut)
     inner = GeoBox((height - 60, width - 60), Affine(30, 0, left + 900, 0, -30, top - 900), box.crs)
     bounds = inner.extent.to_crs("EPSG:32649", resolution=3000).boundingbox
@@ -316,7 +323,10 @@ def _landsat_items(world: World, folder: Path) -> Iterator[dict[str, Any]]:
                 item = _landsat_item(overpass, grid, row, "T1", "02")
                 yield _write_scene(item, part, grid, folder, pool)
                 if twins:  # the first scene was processed twice, and has a tier 2 twin: both must lose
-                    worse = {name: image + np.uint16(40 * (name in ASSETS.values())) * (image > 0) for name, image in part.items()}
+                    worse = {
+                        name: image + np.uint16(40 * (name in ASSETS.values())) * (image > 0)
+                        for name, image in part.items()
+                    }
                     worse = {name: image.astype(np.uint16) for name, image in worse.items()}
                     old = _landsat_item(overpass, grid, row, "T1", "01")
                     yield _write_scene(old, worse, grid, folder, pool)
@@ -324,9 +334,14 @@ def _landsat_items(world: World, folder: Path) -> Iterator[dict[str, Any]]:
                     twins = False
 
 
-def _write_scene(item: dict[str, Any], images: dict[str, Any], grid: GeoBox, folder: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
+def _write_scene(
+    item: dict[str, Any], images: dict[str, Any], grid: GeoBox, folder: Path, pool: ThreadPoolExecutor
+) -> dict[str, Any]:
     hrefs = item.pop("_hrefs")
-    jobs = [pool.submit(write_cog, folder / hrefs[name], image, grid, item["_nodata"].get(name)) for name, image in images.items()]
+    jobs = [
+        pool.submit(write_cog, folder / hrefs[name], image, grid, item["_nodata"].get(name))
+        for name, image in images.items()
+    ]
     for job in jobs:
         job.result()
     item.pop("_nodata")
@@ -341,12 +356,15 @@ def _landsat_item(overpass: _Pass, grid: GeoBox, row: int, tier: str, processing
     coded = [{"scale": 2.75e-05, "nodata": 0, "offset": -0.2, "data_type": "uint16", "spatial_resolution": 30}]
     hrefs = {asset: f"{stem}_{asset}.tif" for asset in (*ASSETS.values(), "qa_pixel", "qa_radsat")}
     kind = "image/tiff; application=geotiff; profile=cloud-optimized"
-    assets: dict[str, Any] = {asset: {"href": f"./{href}", "type": kind, "roles": ["data"]} for asset, href in hrefs.items()}
+    assets: dict[str, Any] = {
+        asset: {"href": f"./{href}", "type": kind, "roles": ["data"]} for asset, href in hrefs.items()
+    }
     for band, asset in ASSETS.items():
         assets[asset] |= {"raster:bands": coded, "eo:bands": [{"name": f"OLI_{band}", "common_name": asset}]}
     properties = {
         "datetime": f"{day}T02:5{row - 43}:08.935246Z", "created": f"{processed}T09:20:11.670692Z", "gsd": 30,
-        "platform": f"landsat-{platform}", "instruments": ["oli", "tirs"], "proj:epsg": grid.crs.epsg if grid.crs else None,
+        "platform": f"landsat-{platform}", "instruments": ["oli", "tirs"],
+        "proj:epsg": grid.crs.epsg if grid.crs else None,
         "proj:shape": list(grid.shape), "proj:transform": list(grid.affine)[:6], "eo:cloud_cover": 0.0,
         "landsat:wrs_path": f"{path:03d}", "landsat:wrs_row": f"{row:03d}", "landsat:wrs_type": "2",
         "landsat:collection_category": tier, "landsat:collection_number": "02", "landsat:correction": "L2SP",
@@ -357,7 +375,9 @@ def _landsat_item(overpass: _Pass, grid: GeoBox, row: int, tier: str, processing
     }  # fmt: skip
 
 
-def _item(name: str, collection: str, properties: dict[str, Any], assets: dict[str, Any], grid: GeoBox) -> dict[str, Any]:
+def _item(
+    name: str, collection: str, properties: dict[str, Any], assets: dict[str, Any], grid: GeoBox
+) -> dict[str, Any]:
     return {
         "type": "Feature", "stac_version": "1.0.0", "id": name, "collection": collection, "stac_extensions": [],
         **_footprint(grid), "properties": properties, "assets": assets,
@@ -393,7 +413,9 @@ def _sinusoidal(world: World) -> _Sinusoidal:
     return _Sinusoidal(grid, down / 4 - 0.5, across / 4 - 0.5, inside)
 
 
-def _modis_images(world: World, day: date, at: _Sinusoidal) -> tuple[dict[str, npt.NDArray[np.int16]], npt.NDArray[np.uint8]]:
+def _modis_images(
+    world: World, day: date, at: _Sinusoidal
+) -> tuple[dict[str, npt.NDArray[np.int16]], npt.NDArray[np.uint8]]:
     """Counts by band, and the quality layer (the same for all bands): truth, spread, noise, gain, gaps."""
     rng, view = world.rng(30, to_number(day)), _everywhere(world, day)
     gains = 1 + 0.015 * world.rng(31).standard_normal(len(BANDS))
@@ -424,8 +446,12 @@ def _modis_items(world: World, folder: Path) -> Iterator[dict[str, Any]]:
             counts, quality = _modis_images(world, day, at)
             for tile, columns in tiles:
                 grid = at.grid[:, columns]
-                images: dict[str, Any] = {f"Nadir_Reflectance_Band{MODIS_BAND[b]}": counts[b][:, columns] for b in BANDS}
-                images |= {f"BRDF_Albedo_Band_Mandatory_Quality_Band{MODIS_BAND[b]}": quality[:, columns] for b in BANDS}
+                images: dict[str, Any] = {
+                    f"Nadir_Reflectance_Band{MODIS_BAND[b]}": counts[b][:, columns] for b in BANDS
+                }
+                images |= {
+                    f"BRDF_Albedo_Band_Mandatory_Quality_Band{MODIS_BAND[b]}": quality[:, columns] for b in BANDS
+                }
                 yield _write_scene(_modis_item(day, tile, grid), images, grid, folder, pool)
 
 
@@ -437,7 +463,11 @@ def _modis_item(day: date, tile: str, grid: GeoBox) -> dict[str, Any]:
     for band, modis in MODIS_BAND.items():
         values, words = f"Nadir_Reflectance_Band{modis}", f"BRDF_Albedo_Band_Mandatory_Quality_Band{modis}"
         coded = [{"scale": 0.0001, "data_type": "int16", "spatial_resolution": 500}]
-        assets[values] = {"href": f"./{name}_{values}.tif", "eo:bands": [{"name": values, "common_name": band}], "raster:bands": coded}
+        assets[values] = {
+            "href": f"./{name}_{values}.tif",
+            "eo:bands": [{"name": values, "common_name": band}],
+            "raster:bands": coded,
+        }
         assets[words] = {"href": f"./{name}_{words}.tif"}
         if number % 2:  # some files state their fill value, some do not
             nodata |= {values: MCD43A4.fill, words: MCD43A4.quality_fill}
@@ -445,7 +475,8 @@ def _modis_item(day: date, tile: str, grid: GeoBox) -> dict[str, Any]:
     span = {"start_datetime": f"{day}T00:00:00Z", "end_datetime": f"{day + timedelta(days=7)}T23:59:59Z"}
     moment = f"{day + timedelta(days=3)}T23:59:59.999500Z" if number % 5 else None
     properties = span | {
-        "datetime": moment, "platform": "terra", "instruments": ["modis"], "created": f"{day + timedelta(days=9)}T00:00:00Z",
+        "datetime": moment, "platform": "terra", "instruments": ["modis"],
+        "created": f"{day + timedelta(days=9)}T00:00:00Z",
         "proj:epsg": None, "proj:wkt2": grid.crs.to_wkt() if grid.crs else "", "proj:shape": list(grid.shape),
         "proj:transform": list(grid.affine)[:6],
     }  # fmt: skip

@@ -30,7 +30,11 @@ def grid(height: int, width: int) -> GeoBox:
 
 
 def counts(
-    values: npt.NDArray[np.floating], qa: npt.NDArray[np.integer], days: Sequence[date], box: GeoBox, bands: Sequence[str]
+    values: npt.NDArray[np.floating],
+    qa: npt.NDArray[np.integer],
+    days: Sequence[date],
+    box: GeoBox,
+    bands: Sequence[str],
 ) -> xr.Dataset:
     """A counts Dataset from reflectance ``(time, band, y, x)`` and observation bits ``(time, y, x)``."""
     hole = (qa & int(Observation.FILL)) != 0
@@ -70,7 +74,9 @@ class Scene:
         slope = np.linspace(0.5, 1, self.base.shape[-1], dtype="float32")
         return (self.base + 0.1 * np.sin(number / 6) * slope).astype("float32")
 
-    def _holes(self, count: int, shape: tuple[int, int], share: float, size: int, bit: Observation) -> npt.NDArray[np.uint16]:
+    def _holes(
+        self, count: int, shape: tuple[int, int], share: float, size: int, bit: Observation
+    ) -> npt.NDArray[np.uint16]:
         small = tuple(-(-side // size) for side in shape)
         mask = self.rng.random((count, *small)) < share
         return (mask.repeat(size, 1).repeat(size, 2)[:, : shape[0], : shape[1]] * int(bit)).astype("uint16")

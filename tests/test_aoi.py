@@ -85,13 +85,16 @@ def test_any_box_on_earth_keeps_its_bounds(west: float, south: float, width: flo
 
 
 @pytest.mark.parametrize(
-    "text", ["114.6,22.4,113.7,22.9", "113.7,22.9,114.6,22.4", "1,1,1,2", "1,1,2,1", "nan,0,1,1", "0,0,nan,1", "0,0,1,nan"]
+    "text",
+    ["114.6,22.4,113.7,22.9", "113.7,22.9,114.6,22.4", "1,1,1,2", "1,1,2,1", "nan,0,1,1", "0,0,nan,1", "0,0,1,nan"],
 )
 def test_a_reversed_or_empty_box_is_refused(text: str) -> None:
     refusal(text)
 
 
-@pytest.mark.parametrize("text", ["-181,0,1,1", "0,0,180.5,1", "0,-91,1,1", "0,0,1,90.1", "800000,2500000,900000,2600000"])
+@pytest.mark.parametrize(
+    "text", ["-181,0,1,1", "0,0,180.5,1", "0,-91,1,1", "0,0,1,90.1", "800000,2500000,900000,2600000"]
+)
 def test_a_box_off_earth_is_refused(text: str) -> None:
     assert "not on Earth" in refusal(text)
 
@@ -174,7 +177,9 @@ def test_a_coordinate_that_is_no_number_is_refused(tmp_path: Path, value: str) -
     refusal(saved(tmp_path, json.dumps(polygon(SQUARE)).replace("11.0", value, 1)))
 
 
-@pytest.mark.parametrize("coordinates", [[], [[]], [[[10, 40]]], [[[10, 40], [11, 41]]], 5, "x", {}, [SQUARE[0]]], ids=str)
+@pytest.mark.parametrize(
+    "coordinates", [[], [[]], [[[10, 40]]], [[[10, 40], [11, 41]]], 5, "x", {}, [SQUARE[0]]], ids=str
+)
 def test_broken_rings_are_refused(tmp_path: Path, coordinates: Any) -> None:
     refusal(saved(tmp_path, {"type": "Polygon", "coordinates": coordinates}))
 

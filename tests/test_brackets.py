@@ -16,7 +16,9 @@ from tests.synthetic import Scene, day
 START = to_number(day(0))
 
 
-def all_intervals(scene: Scene, window: Window, days: list[int], halo: Halo, reach: int = 64) -> list[brackets.Interval]:
+def all_intervals(
+    scene: Scene, window: Window, days: list[int], halo: Halo, reach: int = 64
+) -> list[brackets.Interval]:
     landsat, modis = brackets.series(scene.landsat), brackets.series(scene.modis)
     numbers = [START + n for n in days]
     return list(brackets.intervals(landsat, modis, window, numbers, halo, scene.ratio, reach))
@@ -32,8 +34,12 @@ def test_every_pixel_takes_its_own_nearest_clear_observations() -> None:
     for interval in found:
         for target in (d - START for d in interval.days):
             for row, column in ((0, 0), (5, 17), (13, 30), (31, 31), (20, 8)):
-                before = [i for i, a in enumerate(scene.acquired) if target - reach <= a <= target and clear[i, row, column]]
-                after = [i for i, a in enumerate(scene.acquired) if target < a <= target + reach and clear[i, row, column]]
+                before = [
+                    i for i, a in enumerate(scene.acquired) if target - reach <= a <= target and clear[i, row, column]
+                ]
+                after = [
+                    i for i, a in enumerate(scene.acquired) if target < a <= target + reach and clear[i, row, column]
+                ]
                 assert interval.missing[row, column] == (not before and not after)
                 assert interval.extrapolated[row, column] == (bool(before) != bool(after))
                 if before or after:
@@ -93,10 +99,14 @@ def test_a_block_sees_what_the_whole_image_sees(seed: int, fine: int, coarse: in
             for name in ("coarse_before", "coarse_after"):
                 expected = getattr(reference.bracket, name)[..., cells[0], cells[1]]
                 np.testing.assert_array_equal(getattr(interval.bracket, name), expected, err_msg=name)
-            np.testing.assert_array_equal(interval.coarse.on(target), reference.coarse.on(target)[..., cells[0], cells[1]])
+            np.testing.assert_array_equal(
+                interval.coarse.on(target), reference.coarse.on(target)[..., cells[0], cells[1]]
+            )
 
 
-@given(values=st.lists(st.one_of(st.none(), st.floats(0, 1, width=32)), min_size=1, max_size=60), reach=st.integers(1, 20))
+@given(
+    values=st.lists(st.one_of(st.none(), st.floats(0, 1, width=32)), min_size=1, max_size=60), reach=st.integers(1, 20)
+)
 @settings(max_examples=100, deadline=None)
 def test_gaps_in_time_against_plain_loops(values: list[float | None], reach: int) -> None:
     found = brackets.fill_in_time(np.array([np.nan if v is None else v for v in values], "float32"), reach)
@@ -137,7 +147,9 @@ def test_nearest_valid_cell_by_brute_force(seed: int, share: float, radius: int)
 def test_mirror_is_numpys_symmetric(first: int, length: int, size: int) -> None:
     axis = np.arange(size)
     padded = np.pad(axis, (100, 100), mode="symmetric")
-    np.testing.assert_array_equal(brackets.mirror(first, first + length, size), padded[first + 100 : first + length + 100])
+    np.testing.assert_array_equal(
+        brackets.mirror(first, first + length, size), padded[first + 100 : first + length + 100]
+    )
 
 
 def test_clear_pixel_without_a_value_is_missing_not_filled() -> None:

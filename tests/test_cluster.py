@@ -47,7 +47,10 @@ def test_one_local_worker_is_this_process() -> None:
 
 
 def test_no_scheduler_answers() -> None:
-    with pytest.raises(errors.InputError, match="no Dask scheduler answers"), cluster.connect(scheduler="tcp://127.0.0.1:9"):
+    with (
+        pytest.raises(errors.InputError, match="no Dask scheduler answers"),
+        cluster.connect(scheduler="tcp://127.0.0.1:9"),
+    ):
         pass
 
 
@@ -58,7 +61,9 @@ def test_cuda_without_dask_cuda_or_driver_says_what_to_do() -> None:
 
 def test_a_local_cluster_writes_the_same_cube_and_passes_errors_on(tmp_path: Path) -> None:
     scene = Scene(height=128, width=128)
-    job = fusion.plan(scene.landsat, scene.modis, make("delta", scene.bands), [day(n) for n in range(8, 24)], tile=64, run=4)
+    job = fusion.plan(
+        scene.landsat, scene.modis, make("delta", scene.bands), [day(n) for n in range(8, 24)], tile=64, run=4
+    )
     with cluster.connect(2) as client:
         assert client is not None
         pending = store.prepare(tmp_path / "two.zarr", job.layout, {})

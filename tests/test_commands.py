@@ -101,7 +101,9 @@ def test_fused_is_closer_to_the_truth_than_the_nearest_observation(finished: Pat
     assert error(open_cube(finished / "fused.zarr")) < error(copied.compute())
 
 
-def test_same_run_again_does_nothing_and_says_so(finished: Path, catalog: str, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_same_run_again_does_nothing_and_says_so(
+    finished: Path, catalog: str, run: Callable[..., tuple[int, str, str]]
+) -> None:
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
     code, out, _ = run(*arguments(catalog, finished))
     assert code == 0
@@ -127,13 +129,17 @@ def test_other_parameters_on_the_same_folder_are_refused(
     assert pytest.importorskip("re").search(named, err), err
 
 
-def test_same_run_elsewhere_gives_the_same_content(finished: Path, catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_same_run_elsewhere_gives_the_same_content(
+    finished: Path, catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
     assert run(*arguments(catalog, tmp_path / "again"))[0] == 0
     assert digest(tmp_path / "again") == digest(finished)
 
 
 @pytest.mark.parametrize("share", [0.15, 0.5, 0.9])
-def test_kill_in_the_middle_and_resume_gives_the_same_content(finished: Path, catalog: str, tmp_path: Path, share: float) -> None:
+def test_kill_in_the_middle_and_resume_gives_the_same_content(
+    finished: Path, catalog: str, tmp_path: Path, share: float
+) -> None:
     out, whole = tmp_path / "run", sum(p.is_file() for p in finished.rglob("*"))
     command = [sys.executable, "-m", "pipelines.fuse", *arguments(catalog, out)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -217,7 +223,12 @@ def test_bad_input_is_one_line_and_the_right_code(
     given: list[str], code: int, named: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    documents = {"line": LINE, "mars": MARS, "elsewhere": ELSEWHERE, "empty": {"type": "FeatureCollection", "features": []}}
+    documents = {
+        "line": LINE,
+        "mars": MARS,
+        "elsewhere": ELSEWHERE,
+        "empty": {"type": "FeatureCollection", "features": []},
+    }
     for name, document in documents.items():
         (tmp_path / f"{name}.geojson").write_text(json.dumps(document))
     (tmp_path / "garbage.geojson").write_text("not json at all")

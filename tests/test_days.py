@@ -144,7 +144,9 @@ def test_the_solar_day_near_midnight_leap_days_and_the_date_line(moment: str, lo
 
 
 @given(st.datetimes(datetime(1980, 1, 1), datetime(2060, 1, 1)), st.floats(-180, 180), st.integers(-12, 14))
-def test_the_solar_day_does_not_depend_on_the_time_zone_of_the_text(moment: datetime, longitude: float, hours: int) -> None:
+def test_the_solar_day_does_not_depend_on_the_time_zone_of_the_text(
+    moment: datetime, longitude: float, hours: int
+) -> None:
     aware = moment.replace(tzinfo=UTC)
     there = aware.astimezone(timezone(timedelta(hours=hours)))
     assert days.solar_day(there, longitude) == days.solar_day(aware, longitude)

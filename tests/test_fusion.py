@@ -44,7 +44,9 @@ def test_delta_linear_and_persistence_by_hand(ratio: int) -> None:
     rng = np.random.default_rng(0)
     for target in range(8, 14):
         weight = (target - 3) / 16
-        for row, column in zip(rng.integers(0, scene.fine.shape[0], 12), rng.integers(0, scene.fine.shape[1], 12), strict=True):
+        for row, column in zip(
+            rng.integers(0, scene.fine.shape[0], 12), rng.integers(0, scene.fine.shape[1], 12), strict=True
+        ):
             first, last = landsat[0, row, column], landsat[1, row, column]
             change_1 = bilinear(modis[target] - modis[3], row, column, ratio)
             change_3 = bilinear(modis[target] - modis[19], row, column, ratio)
@@ -131,7 +133,10 @@ def test_residual_is_cell_mean_minus_coarse() -> None:
 def test_delta_beats_linear_and_persistence_on_a_change_that_the_coarse_image_sees() -> None:
     scene = Scene(cloud=0.3, gap=0.1)
     truth = np.array([scene.truth(n) for n in range(5, 33)])
-    error = {m: np.sqrt(np.nanmean((fused(scene, m).red.values - truth[:, 0]) ** 2)) for m in ("delta", "linear", "persistence")}
+    error = {
+        m: np.sqrt(np.nanmean((fused(scene, m).red.values - truth[:, 0]) ** 2))
+        for m in ("delta", "linear", "persistence")
+    }
     assert error["delta"] < error["linear"] < error["persistence"]
 
 

@@ -24,7 +24,9 @@ def area_of(west: float, south: float, width: float, height: float) -> grid.Geom
     return box(west, south, west + width, south + height, "EPSG:4326")
 
 
-def some_grid(height: int, width: int, pixel: float = 30.0, left: float = 195.0, top: float = 2500335.0, crs: str = UTM) -> GeoBox:
+def some_grid(
+    height: int, width: int, pixel: float = 30.0, left: float = 195.0, top: float = 2500335.0, crs: str = UTM
+) -> GeoBox:
     return GeoBox((height, width), Affine(pixel, 0, left, 0, -pixel, top), crs)
 
 
@@ -42,12 +44,19 @@ def test_the_grid_covers_its_area_and_not_a_cell_more(where: tuple[float, float,
     area = area_of(*where)
     ground = grid.nested_grid(area, crs=UTM).boundingbox
     asked = area.to_crs(UTM, resolution=0.01).boundingbox
-    for low, high in ((ground.left, asked.left), (ground.bottom, asked.bottom), (asked.right, ground.right), (asked.top, ground.top)):
+    for low, high in (
+        (ground.left, asked.left),
+        (ground.bottom, asked.bottom),
+        (asked.right, ground.right),
+        (asked.top, ground.top),
+    ):
         assert 0 <= high - low < 480
 
 
 @given(BOXES, st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
-def test_grids_of_overlapping_areas_share_their_pixels_and_cells(where: tuple[float, float, float, float], dx: float, dy: float) -> None:
+def test_grids_of_overlapping_areas_share_their_pixels_and_cells(
+    where: tuple[float, float, float, float], dx: float, dy: float
+) -> None:
     west, south, width, height = where
     first = grid.nested_grid(area_of(west, south, width, height), crs=UTM)
     second = grid.nested_grid(area_of(west + dx * width, south + dy * height, width, height), crs=UTM)
@@ -58,7 +67,9 @@ def test_grids_of_overlapping_areas_share_their_pixels_and_cells(where: tuple[fl
 
 
 @given(st.sampled_from([(30.0, 15.0, 16), (30.0, 0.0, 16), (10.0, 0.0, 50), (20.0, 0.0, 25), (30.0, 15.0, 7)]), BOXES)
-def test_other_pixels_phases_and_ratios_nest_too(kind: tuple[float, float, int], where: tuple[float, float, float, float]) -> None:
+def test_other_pixels_phases_and_ratios_nest_too(
+    kind: tuple[float, float, int], where: tuple[float, float, float, float]
+) -> None:
     resolution, phase, ratio = kind
     fine = grid.nested_grid(area_of(*where), crs=UTM, resolution=resolution, phase=phase, ratio=ratio)
     coarse = grid.coarse_grid(fine, ratio)

@@ -106,6 +106,9 @@ def tracked() -> list[Path]:
 def test_no_machine_paths_nor_registry_hosts() -> None:
     wrong = re.compile(r"(?<![\w.])/(work|root|home)/\w|pypi\.org|pythonhosted|registry\.npmjs")
     for path in tracked():
-        if path.suffix in (".py", ".toml", ".md", ".txt", ".yml", ".json", ".cff", "") and path.name != "test_layers.py":
+        if (
+            path.suffix in (".py", ".toml", ".md", ".txt", ".yml", ".json", ".cff", "")
+            and path.name != "test_layers.py"
+        ):
             found = wrong.search(path.read_text(encoding="utf-8", errors="ignore")) if path.is_file() else None
             assert found is None, f"{path}: {found[0]}"

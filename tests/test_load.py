@@ -161,7 +161,9 @@ def test_both_zones_see_the_truth(catalog: Catalog, fine: tuple[Scene, ...], gri
             assert np.sqrt((error**2).mean()) < limit, (day, zones[day])
 
 
-def test_a_missing_asset_stops_with_its_name(catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox, tmp_path: Path) -> None:
+def test_a_missing_asset_stops_with_its_name(
+    catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox, tmp_path: Path
+) -> None:
     assets = tuple((r, str(tmp_path / "gone.tif") if r == "nir" else h) for r, h in fine[0].assets)
     broken = replace(fine[0], assets=assets)
     with pytest.raises(SourceError, match=r"gone\.tif"):

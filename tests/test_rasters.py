@@ -25,7 +25,9 @@ Array = np.ndarray[Any, Any]
 def spec(grid: GeoBox) -> RasterSpec:
     box = grid.boundingbox
     assert grid.crs is not None
-    return RasterSpec(grid.crs.epsg, (box.left, box.bottom, box.right, box.top), (grid.resolution.x, -grid.resolution.y))
+    return RasterSpec(
+        grid.crs.epsg, (box.left, box.bottom, box.right, box.top), (grid.resolution.x, -grid.resolution.y)
+    )
 
 
 def reader(path: Path, grid: GeoBox, how: Resampling, dtype: str, fill: int) -> AssetReader:

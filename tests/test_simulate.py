@@ -124,7 +124,10 @@ def test_modis_is_the_mean_of_the_truth_in_the_sinusoidal_lattice(demo_world: Pa
         columns = round((transform.c - at.grid.affine.c) / transform.a)
         for row in range(raw.shape[0]):
             for column in range(raw.shape[1]):
-                y, x = at.rows[row, column + columns] * 4 + 1.5 - MARGIN, at.columns[row, column + columns] * 4 + 1.5 - MARGIN
+                y, x = (
+                    at.rows[row, column + columns] * 4 + 1.5 - MARGIN,
+                    at.columns[row, column + columns] * 4 + 1.5 - MARGIN,
+                )
                 if raw[row, column] != 32767 and 10 < y < 118 and 10 < x < 118:
                     found.append(raw[row, column] * 1e-4)
                     y0, x0 = round(y), round(x)

@@ -148,7 +148,11 @@ def test_digest_depends_on_content_not_on_blocks(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    height=st.integers(1, 5), width=st.integers(1, 5), days=st.integers(1, 9), tile=st.integers(1, 3), run=st.integers(1, 9)
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    days=st.integers(1, 9),
+    tile=st.integers(1, 3),
+    run=st.integers(1, 9),
 )
 def test_blocks_written_by_eight_threads_lose_no_cell(
     tmp_path_factory: pytest.TempPathFactory, height: int, width: int, days: int, tile: int, run: int

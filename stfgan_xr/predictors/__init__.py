@@ -89,10 +89,14 @@ class Predictor(Protocol):
     """
 
     @property
-    def bands(self) -> tuple[str, ...]: ...
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands."""
+        ...
 
     @property
-    def halo(self) -> Halo: ...
+    def halo(self) -> Halo:
+        """What it must see beyond a block."""
+        ...
 
     def prepare(self, bracket: Bracket) -> Any:
         """Everything that does not depend on the target day."""

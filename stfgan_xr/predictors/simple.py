@@ -16,6 +16,9 @@ from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
 from stfgan_xr.predictors.resample import upsample
 
 
+NO_HALO, ONE_CELL = Halo(fine=0, coarse=0), Halo(fine=0, coarse=1)
+
+
 @dataclass(frozen=True)
 class BracketTensors:
     """A :class:`~stfgan_xr.predictors.Bracket` as tensors, cut to the block plus ``margin`` fine pixels."""
@@ -81,7 +84,7 @@ class Persistence:
     """The observation nearest in time; of two equally near the earlier."""
 
     bands: tuple[str, ...]
-    halo: Halo = Halo(fine=0, coarse=0)
+    halo: Halo = NO_HALO
 
     def prepare(self, bracket: Bracket) -> BracketTensors:
         """The bracket as tensors."""
@@ -110,7 +113,7 @@ class Linear(Persistence):
 class Delta(Persistence):
     """Each observation plus the coarse change since or until then, weighted by closeness in time."""
 
-    halo: Halo = Halo(fine=0, coarse=1)
+    halo: Halo = ONE_CELL
 
     def _on(self, pair: BracketTensors, day: int, coarse: Tensor) -> Tensor:
         return delta(pair, day, coarse)

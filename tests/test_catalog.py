@@ -1,0 +1,746 @@
+"""Items to scenes: recorded items of real servers, the demo world's static catalog, and servers on loopback."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import date, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stfgan_xr import catalog as subject
+from stfgan_xr.aoi import read_aoi
+from stfgan_xr.catalog import (
+    Catalog,
+    Scene,
+    Side,
+    deduplicate,
+    open_catalog,
+    read_scenes,
+    save_scenes,
+    search,
+    to_scene,
+)
+from stfgan_xr.errors import InputError, SourceError
+from stfgan_xr.sensors import BANDS
+
+RECORDED = Path("stac") / "planetarycomputer.microsoft.com"
+MODIS_NUMBER = {"blue": 3, "green": 4, "red": 1, "nir": 2, "swir1": 6, "swir2": 7}
+LANDSAT_ASSET = {"blue": "blue", "green": "green", "red": "red", "nir": "nir08", "swir1": "swir16", "swir2": "swir22"}
+
+
+def pc_side(kind: str) -> Side:
+    found = getattr(open_catalog("planetary-computer"), kind)
+    assert isinstance(found, Side)
+    return found
+
+
+def landsat_item(**properties: Any) -> dict[str, Any]:
+    """An item as the Planetary Computer writes it."""
+    coded = [{"scale": 2.75e-05, "nodata": 0, "offset": -0.2, "data_type": "uint16"}]
+    base = "https://landsateuwest.blob.core.windows.net/landsat-c2/LC08"
+    assets: dict[str, Any] = {
+        name: {"href": f"{base}_{name}.TIF", "raster:bands": coded} for name in LANDSAT_ASSET.values()
+    }
+    assets |= {name: {"href": f"{base}_{name}.TIF"} for name in ("qa_pixel", "qa_radsat")}
+    return {
+        "type": "Feature", "id": "LC08_L2SP_121044_20200301_02_T1", "collection": "landsat-c2-l2",
+        "bbox": [113.0, 22.0, 115.0, 24.0], "assets": assets,
+        "properties": {"datetime": "2020-03-01T02:52:08Z", "platform": "landsat-8"} | properties,
+    }  # fmt: skip
+
+
+def scene_of(item: dict[str, Any], side: Side, bands: tuple[str, ...] = BANDS) -> Scene:
+    west, east = item["bbox"][0], item["bbox"][2]
+    scene = to_scene(item, side, (west + east) / 2, bands)
+    assert scene is not None
+    return scene
+
+
+# ---------------------------------------------------------------- recorded items
+
+
+def recorded(folder: Path, collection: str) -> list[dict[str, Any]]:
+    paths = sorted(p for p in (folder / RECORDED / collection).glob("*.json") if p.name != "collection.json")
+    assert paths
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def boulder(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "stac/series/pc_landsat-c2-l2_boulder_series.json").read_text())[
+        "features"
+    ]
+    return found
+
+
+def test_recorded_landsat_items_become_scenes(shared_data: Path) -> None:
+    for item in recorded(shared_data, "landsat-c2-l2") + boulder(shared_data):
+        scene = scene_of(item, pc_side("fine"))
+        assert (scene.id, scene.collection, scene.sensor) == (item["id"], "landsat-c2-l2", "landsat-oli")
+        assert scene.tier == item["id"][-2:]
+        assert scene.place == f"{item['id'][10:13]}_{item['id'][13:16]}"
+        assert scene.cloud == item["properties"]["eo:cloud_cover"]
+        assert {role for role, _ in scene.assets} == {*BANDS, "qa_pixel", "qa_radsat"}
+        assert scene.platform == item["properties"]["platform"]
+        for role, href in scene.assets:
+            assert href == item["assets"][LANDSAT_ASSET.get(role, role)]["href"]
+            assert "?" not in href
+
+
+def test_the_boulder_series_has_43_days_which_are_those_of_the_ids(shared_data: Path) -> None:
+    # Boulder is passed before noon, at 17 h UTC: the solar day is the UTC day, which is that of the id.
+    scenes = [scene_of(item, pc_side("fine")) for item in boulder(shared_data)]
+    assert len({scene.day for scene in scenes}) == 43
+    assert all(scene.day.strftime("%Y%m%d") == scene.id.split("_")[3] for scene in scenes)
+    assert len(deduplicate(scenes)) == 43
+
+
+def test_recorded_scenes_over_australia_are_dated_by_their_solar_day(shared_data: Path) -> None:
+    items = [item for item in recorded(shared_data, "landsat-c2-l2") if item["properties"]["datetime"][11:13] == "23"]
+    for item in items:
+        scene = scene_of(item, pc_side("fine"))
+        assert scene.day == date.fromisoformat(item["properties"]["datetime"][:10]) + timedelta(days=1)
+
+
+def test_the_recorded_modis_item_has_the_day_of_its_id_not_of_its_datetime(shared_data: Path) -> None:
+    for item in recorded(shared_data, "modis-43A4-061"):
+        scene = scene_of(item, pc_side("coarse"))
+        assert scene.sensor == "mcd43a4"
+        assert scene.day.strftime("%Y%j") == item["id"].split(".")[1][1:]
+        assert {role for role, _ in scene.assets} == {*BANDS, *(f"quality_{band}" for band in BANDS)}
+        for band, number in MODIS_NUMBER.items():
+            assert scene.href(band).endswith(f"_Nadir_Reflectance_Band{number}.tif")
+            assert scene.href(f"quality_{band}").endswith(f"_BRDF_Albedo_Band_Mandatory_Quality_Band{number}.tif")
+
+
+def test_bands_that_are_not_asked_for_are_not_looked_for(shared_data: Path) -> None:
+    item = recorded(shared_data, "modis-43A4-061")[0]
+    scene = scene_of(item, pc_side("coarse"), ("nir", "red"))
+    assert {role for role, _ in scene.assets} == {"nir", "red", "quality_nir", "quality_red"}
+
+
+def test_items_of_other_collections_are_no_scenes(shared_data: Path) -> None:
+    for item in recorded(shared_data, "modis-09A1-061") + recorded(shared_data, "landsat-c2-l2"):
+        assert to_scene(item, pc_side("coarse"), 0.0, BANDS) is None
+
+
+# ---------------------------------------------------------------- what an item may say
+
+
+@pytest.mark.parametrize(
+    ("platform", "sensor"),
+    [
+        ("landsat-8", "landsat-oli"),
+        ("LANDSAT-9", "landsat-oli"),
+        ("landsat-7", "landsat-tm"),
+        ("landsat-5", "landsat-tm"),
+    ],
+)
+def test_the_platform_decides_the_sensor(platform: str, sensor: str) -> None:
+    assert scene_of(landsat_item(platform=platform), pc_side("fine")).sensor == sensor
+
+
+@pytest.mark.parametrize("platform", ["landsat-1", "sentinel-2a", "", None])
+def test_items_of_other_platforms_are_no_scenes(platform: str | None) -> None:
+    assert to_scene(landsat_item(platform=platform), pc_side("fine"), 114.0, BANDS) is None
+
+
+@pytest.mark.parametrize(("key", "value"), [("scale", 1e-4), ("offset", 0.0), ("nodata", -9999)])
+@pytest.mark.parametrize("where", ["raster:bands", "bands"])
+def test_another_coding_is_refused_with_both_values_named(key: str, value: float, where: str) -> None:
+    item = landsat_item()
+    stated = item["assets"]["nir08"].pop("raster:bands")[0] | {key: value}
+    item["assets"]["nir08"][where] = [stated]
+    with pytest.raises(SourceError, match=key) as caught:
+        scene_of(item, pc_side("fine"))
+    ours = {"scale": "2.75e-05", "offset": "-0.2", "nodata": "0"}[key]
+    assert item["id"] in str(caught.value)
+    assert f"{value} there, {ours} for landsat-oli" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_coding_may_be_stated_as_stac_1_1_does_or_not_at_all() -> None:
+    item = landsat_item()
+    item["assets"]["red"] = {
+        "href": item["assets"]["red"]["href"],
+        "bands": [{"raster:scale": 2.75e-5, "raster:offset": -0.2}],
+    }
+    item["assets"]["blue"].pop("raster:bands")
+    item["assets"]["green"]["raster:bands"] = []
+    scene_of(item, pc_side("fine"))
+    item["assets"]["red"]["bands"][0]["raster:scale"] = 1.0
+    with pytest.raises(SourceError, match="scale"):
+        scene_of(item, pc_side("fine"))
+
+
+@pytest.mark.parametrize("asset", ["nir08", "qa_pixel", "qa_radsat"])
+def test_a_missing_asset_is_refused(asset: str) -> None:
+    item = landsat_item()
+    del item["assets"][asset]
+    with pytest.raises(SourceError, match=f"no asset '{asset}'") as caught:
+        scene_of(item, pc_side("fine"))
+    assert item["id"] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "https://example.org/red.tif",
+        "https://landsateuwest.blob.core.windows.net.example.org/red.tif",
+        "https://user:landsateuwest.blob.core.windows.net@example.org/red.tif",
+        "https://example.org/landsateuwest.blob.core.windows.net/red.tif",
+        "s3://somewhere/red.tif",
+        "http://127.0.0.1/red.tif",
+        "https:///red.tif",
+        "ftp://landsateuwest.blob.core.windows.net/red.tif",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "/vsicurl/https://example.org/red.tif",
+        "../red.tif",
+        "red.tif",
+    ],
+)
+def test_an_asset_on_another_host_is_refused(href: str) -> None:
+    item = landsat_item()
+    item["assets"]["red"]["href"] = href
+    with pytest.raises(SourceError, match=item["id"]):
+        scene_of(item, pc_side("fine"))
+
+
+def test_a_refused_address_is_named_without_its_query() -> None:
+    item = landsat_item()
+    item["assets"]["red"]["href"] = "ftp://example.org/red.tif?sig=secret"
+    with pytest.raises(SourceError) as caught:
+        scene_of(item, pc_side("fine"))
+    assert "secret" not in str(caught.value)
+
+
+def test_local_assets_must_lie_below_the_catalog(tmp_path: Path) -> None:
+    root = tmp_path / "world"
+    root.mkdir()
+    (tmp_path / "other").mkdir()
+    side = replace(pc_side("fine"), api=None, static=str(root / "catalog.json"), hosts=())
+    subject.check_href(str(root / "a" / "red.tif"), side, "item")
+    (root / "link").symlink_to(tmp_path / "other")
+    for outside in (
+        tmp_path / "red.tif", root / ".." / "red.tif", tmp_path / "world-2" / "red.tif", root / "link" / "red.tif", Path("red.tif")
+    ):  # fmt: skip
+        with pytest.raises(SourceError, match="below its folder"):
+            subject.check_href(str(outside), side, "item")
+    with pytest.raises(SourceError, match="example.org"):
+        subject.check_href("https://example.org/red.tif", side, "item")
+
+
+@pytest.mark.parametrize("text", [None, "", "yesterday", "2020-13-01T00:00:00Z"])
+def test_a_landsat_item_without_a_readable_moment_is_refused(text: str | None) -> None:
+    with pytest.raises(SourceError, match="LC08_L2SP_121044_20200301_02_T1.* not a date and time"):
+        scene_of(landsat_item(datetime=text), pc_side("fine"))
+
+
+@pytest.mark.parametrize("text", ["2020-03-01T18:00:00Z", "2020-03-01T18:00:00", "2020-03-02T02:00:00+08:00"])
+def test_moments_without_a_zone_are_utc(text: str) -> None:
+    assert scene_of(landsat_item(datetime=text), pc_side("fine")).day == date(2020, 3, 2)
+
+
+def test_a_composite_without_a_day_in_its_id_is_refused() -> None:
+    side = pc_side("coarse")
+    assets = {
+        name: {"href": f"https://modiseuwest.blob.core.windows.net/{name}.tif"}
+        for _, name in side.collections[0].assets
+    }
+    item = {"id": "composite", "collection": "modis-43A4-061", "bbox": [0, 0, 1, 1], "assets": assets}
+    with pytest.raises(SourceError, match="composite: its id states no day"):
+        scene_of(item | {"properties": {"datetime": "2020-03-05T00:00:00Z"}}, side)
+
+
+def test_signed_addresses_are_kept_unsigned() -> None:
+    item = landsat_item()
+    for asset in item["assets"].values():
+        asset["href"] += "?st=2020&sig=secret"
+    assert all(href.endswith(".TIF") for _, href in scene_of(item, pc_side("fine")).assets)
+
+
+# ---------------------------------------------------------------- catalogs as files
+
+
+def test_the_catalogs_of_the_package_open() -> None:
+    assert set(subject.known_catalogs()) == {"demo", "earth-search", "planetary-computer"}
+    for name in subject.known_catalogs():
+        assert open_catalog(name).name == name
+
+
+def test_an_unknown_catalog_is_refused_with_the_known_ones_named() -> None:
+    with pytest.raises(InputError, match="demo, earth-search, planetary-computer"):
+        open_catalog("nowhere")
+
+
+def test_a_missing_catalog_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        open_catalog(str(tmp_path / "my.toml"))
+
+
+GOOD = """
+[fine]
+api = "https://example.org/stac"
+hosts = ["example.org"]
+[fine.collections.scenes]
+sensors = ["landsat-oli"]
+[fine.collections.scenes.assets]
+red = "B4"
+"""
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "my.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_users_catalog_opens(tmp_path: Path) -> None:
+    found = open_catalog(written(tmp_path, GOOD))
+    assert found.coarse is None
+    assert found.fine is not None
+    assert (found.fine.api, found.fine.hosts, found.fine.signer) == (
+        "https://example.org/stac",
+        ("example.org",),
+        "none",
+    )
+    assert found.fine.collections[0].assets == (("red", "B4"),)
+
+
+def test_paths_of_a_users_catalog_are_relative_to_it(tmp_path: Path) -> None:
+    text = 'aoi = "a.geojson"\n' + GOOD.replace('api = "https://example.org/stac"', 'static = "sub/catalog.json"')
+    found = open_catalog(written(tmp_path, text))
+    assert found.fine is not None
+    assert found.fine.static == str(tmp_path / "sub" / "catalog.json")
+    assert found.aoi == tmp_path / "a.geojson"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("[fine]", "[fine", "TOML"),
+        ("[fine", "[medium", "neither"),
+        (GOOD, "fine = 3", "fine"),
+        ("hosts =", "host =", "host"),
+        ("api =", 'static = "catalog.json"\napi =', "api or static"),
+        ('api = "https://example.org/stac"', "", "api or static"),
+        ('api = "https://example.org/stac"', "api = 5", "api"),
+        ('api = "https://example.org/stac"', "static = 5", "static"),
+        ("hosts =", 'signer = "me"\nhosts =', "signer"),
+        ('hosts = ["example.org"]', 'hosts = "example.org"', "hosts"),
+        ('hosts = ["example.org"]', "hosts = 7", "hosts"),
+        ('hosts = ["example.org"]', "hosts = [7]", "hosts"),
+        ("hosts =", 'timeout = "long"\nhosts =', "timeout"),
+        ("hosts =", "timeout = -1\nhosts =", "timeout"),
+        ("hosts =", "timeout = [1]\nhosts =", "timeout"),
+        ("hosts =", 'retries = "often"\nhosts =', "retries"),
+        ("hosts =", "retries = -1\nhosts =", "retries"),
+        ("hosts =", "page = 0\nhosts =", "page"),
+        ("hosts =", "timeout = nan\nhosts =", "timeout"),
+        (GOOD[GOOD.index("[fine.c") :], "", "collections"),
+        (GOOD[GOOD.index("[fine.c") :], "collections = {}", "collections"),
+        (GOOD[GOOD.index("[fine.c") :], "collections = ['scenes']", "collections"),
+        (GOOD[GOOD.index("[fine.c") :], "collections = {scenes = 1}", "scenes"),
+        ('sensors = ["landsat-oli"]', "", "sensors"),
+        ('sensors = ["landsat-oli"]', "sensors = []", "sensors"),
+        ('sensors = ["landsat-oli"]', 'sensors = ["landsat-1"]', "landsat-1"),
+        ('sensors = ["landsat-oli"]', "sensors = [['a']]", "sensor"),
+        ('red = "B4"', "", "assets"),
+        ('red = "B4"', "red = 4", "red"),
+        ('red = "B4"', 'rad = "B4"', "rad"),
+    ],
+)
+def test_a_malformed_catalog_is_one_line_that_names_the_key(tmp_path: Path, old: str, new: str, key: str) -> None:
+    assert old in GOOD
+    path = written(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(InputError, match=key) as caught:
+        open_catalog(path)
+    assert path in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_catalog_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not TOML"):
+        open_catalog(str(tmp_path / "my.toml"))
+
+
+# ---------------------------------------------------------------- the same image twice
+
+
+def landsat_scene(**changes: Any) -> Scene:
+    made = Scene(
+        id="LC08_L2SP_121044_20200301_02_T1", collection="landsat-c2-l2", sensor="landsat-oli", platform="landsat-8",
+        day=date(2020, 3, 1), moment="2020-03-01T02:52:08Z", created="2020-03-10T00:00:00Z",
+        assets=(("red", "https://x/red"),), cloud=3.0, tier="T1", place="121_044",
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def modis_scene(day: date, tile: str, version: str, created: str = "") -> Scene:
+    return Scene(
+        id=f"MCD43A4.A{day:%Y%j}.{tile}.061.{version}", collection="modis-43A4-061", sensor="mcd43a4", platform="terra",
+        day=day, moment=f"{day}T00:00:00Z", created=created, assets=(),
+    )  # fmt: skip
+
+
+def test_tier_1_wins_over_a_later_tier_2() -> None:
+    better, worse = (
+        landsat_scene(),
+        landsat_scene(id="LC08_L2SP_121044_20200301_02_T2", tier="T2", created="2020-06-01T00:00:00Z"),
+    )
+    assert deduplicate([better, worse]) == deduplicate([worse, better]) == (better,)
+
+
+def test_the_newest_processing_wins() -> None:
+    old, new = landsat_scene(id="old"), landsat_scene(id="new", created="2021-01-01T00:00:00Z")
+    assert deduplicate([old, new]) == deduplicate([new, old]) == (new,)
+
+
+def test_of_two_productions_of_a_modis_tile_the_later_stays() -> None:
+    day = date(2020, 3, 1)
+    old, new = modis_scene(day, "h28v06", "2020070035331"), modis_scene(day, "h28v06", "2021070035331")
+    assert deduplicate([new, old]) == (new,)
+
+
+def test_different_images_all_stay() -> None:
+    day = date(2020, 3, 1)
+    different = [
+        landsat_scene(),
+        landsat_scene(id="row", place="121_045"),
+        landsat_scene(id="path", place="122_044"),
+        landsat_scene(id="day", day=date(2020, 3, 2)),
+        landsat_scene(id="sensor", sensor="landsat-tm"),
+        modis_scene(day, "h28v06", "2020070035331"),
+        modis_scene(day, "h27v06", "2020070035331"),
+        modis_scene(date(2020, 3, 2), "h28v06", "2020070035331"),
+    ]
+    assert set(deduplicate(different)) == set(different)
+
+
+def many_scenes() -> list[Scene]:
+    scenes = []
+    for number in range(6):
+        day = date(2020, 3, 1) + timedelta(days=number // 2)
+        for tier in ("T1", "T2"):
+            for month in (4, 6):
+                name, made = f"LC08_{number % 2}_{day}_{tier}_{month}", f"2020-{month:02d}-01T00:00:00Z"
+                place, moment = f"121_04{number % 2}", f"{day}T02:52:08Z"
+                scenes.append(landsat_scene(id=name, day=day, moment=moment, tier=tier, created=made, place=place))
+        scenes += [modis_scene(day, f"h2{number}v06", version) for version in ("2020070035331", "2020071035331")]
+    # The same id, listed twice with different contents, as a server does while it is updated.
+    return [
+        *scenes,
+        landsat_scene(cloud=None),
+        landsat_scene(cloud=9.0),
+        landsat_scene(assets=(("red", "https://y/red"),)),
+    ]
+
+
+@settings(max_examples=200)
+@given(st.permutations(many_scenes()), st.lists(st.sampled_from(many_scenes()), max_size=10))
+def test_the_order_and_repeats_of_an_answer_do_not_change_the_bytes(
+    tmp_path_factory: pytest.TempPathFactory, shuffled: list[Scene], again: list[Scene]
+) -> None:
+    expected, found = (tmp_path_factory.getbasetemp() / name for name in ("expected.json", "found.json"))
+    if not expected.exists():
+        save_scenes(expected, deduplicate(many_scenes()), ())
+    save_scenes(found, deduplicate(shuffled + again), ())
+    assert found.read_bytes() == expected.read_bytes()
+
+
+# ---------------------------------------------------------------- items.json
+
+
+def test_scenes_survive_being_written(tmp_path: Path) -> None:
+    fine, coarse = (
+        (landsat_scene(), landsat_scene(id="other", cloud=None)),
+        (modis_scene(date(2020, 3, 1), "h28v06", "1"),),
+    )
+    save_scenes(tmp_path / "items.json", fine, coarse)
+    assert read_scenes(tmp_path / "items.json") == (fine, coarse)
+
+
+def _without(key: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda document: document["fine"][0].pop(key)
+
+
+def _with(key: str, value: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda document: document["fine"][0].update({key: value})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda document: document.pop("fine"),
+        lambda document: document.update(coarse=5),
+        lambda document: document.update(coarse=["scene"]),
+        lambda document: document.update(fine=None),
+        _without("day"),
+        _without("assets"),
+        _without("id"),
+        _with("day", "someday"),
+        _with("day", 5),
+        _with("assets", ["red"]),
+        _with("assets", None),
+        _with("unknown", 1),
+    ],
+    ids=[
+        "no-side", "number", "texts", "null", "no-day", "no-assets", "no-id", "bad-day", "number-day", "list", "null-assets", "extra"
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_refused(tmp_path: Path, damage: Callable[[dict[str, Any]], Any]) -> None:
+    path = tmp_path / "items.json"
+    save_scenes(path, (landsat_scene(),), ())
+    document = json.loads(path.read_text())
+    damage(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="damaged"):
+        read_scenes(path)
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b"5", b"{", b"\xff\xfe"], ids=str)
+def test_a_record_that_is_not_json_is_refused(tmp_path: Path, raw: bytes) -> None:
+    path = tmp_path / "items.json"
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match="damaged"):
+        read_scenes(path)
+
+
+# ---------------------------------------------------------------- the demo world
+
+FIRST, LAST = date(2020, 2, 15), date(2020, 3, 10)
+
+
+def demo(folder: Path) -> Catalog:
+    return open_catalog(str(folder / "catalog.toml"))
+
+
+def found_in(folder: Path, side: Side | None, first: date = FIRST, last: date = LAST) -> tuple[Scene, ...]:
+    assert side is not None
+    area = read_aoi(folder / "aoi.geojson")
+    return search(side, area, first, last, area.centroid.coords[0][0], BANDS)
+
+
+def demo_items(folder: Path, collection: str) -> list[dict[str, Any]]:
+    return [
+        json.loads(p.read_text()) for p in sorted((folder / collection).glob("*.json")) if p.name != "collection.json"
+    ]
+
+
+def days_between(first: date, last: date) -> list[date]:
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+def test_the_demo_has_an_image_of_every_modis_day_asked_for(demo_world: Path) -> None:
+    scenes = found_in(demo_world, demo(demo_world).coarse)
+    assert sorted({scene.day for scene in scenes}) == days_between(FIRST, LAST)
+    assert list(scenes) == sorted(scenes, key=lambda s: (s.day, s.moment, s.id))
+
+
+def test_the_demo_has_the_landsat_days_of_its_items(demo_world: Path) -> None:
+    expected = {i["id"].split("_")[3] for i in demo_items(demo_world, "landsat-c2-l2")}
+    scenes = found_in(demo_world, demo(demo_world).fine)
+    assert {f"{s.day:%Y%m%d}" for s in scenes} == {d for d in expected if f"{FIRST:%Y%m%d}" <= d <= f"{LAST:%Y%m%d}"}
+    assert scenes
+
+
+def test_the_demos_twins_lose(demo_world: Path) -> None:
+    scenes = found_in(demo_world, demo(demo_world).fine, date(2020, 1, 1), date(2020, 12, 31))
+    items = {item["id"]: item for item in demo_items(demo_world, "landsat-c2-l2")}
+    twins = {name for name in items if name.endswith(("_old", "_T2"))}
+    assert len(twins) == 2
+    assert {scene.id for scene in scenes} == set(items) - twins
+    assert {name.removesuffix("_old").replace("_T2", "_T1") for name in twins} <= {scene.id for scene in scenes}
+
+
+def test_a_range_of_one_day_gives_that_day_only(demo_world: Path) -> None:
+    day = date(2020, 3, 1)
+    assert {scene.day for scene in found_in(demo_world, demo(demo_world).coarse, day, day)} == {day}
+
+
+def test_an_area_elsewhere_has_no_scenes(demo_world: Path) -> None:
+    side = demo(demo_world).coarse
+    assert side is not None
+    assert search(side, read_aoi("0,0,1,1"), FIRST, LAST, 0.5, BANDS) == ()
+
+
+def test_the_demos_assets_are_files_below_it(demo_world: Path) -> None:
+    for side in (demo(demo_world).fine, demo(demo_world).coarse):
+        for scene in found_in(demo_world, side):
+            for _, href in scene.assets:
+                assert Path(href).is_file()
+                assert Path(href).is_relative_to(demo_world)
+
+
+def test_a_static_catalog_that_is_missing_or_broken_is_a_source_error(tmp_path: Path) -> None:
+    side = replace(pc_side("fine"), api=None, static=str(tmp_path / "catalog.json"))
+    for text in (None, "", "[]", "{}", '{"type": "Catalog"}', '{"type": "Feature"}'):
+        if text is not None:
+            (tmp_path / "catalog.json").write_text(text)
+        with pytest.raises(SourceError, match="cannot be read") as caught:
+            search(side, read_aoi("0,0,1,1"), FIRST, LAST, 0.5, BANDS)
+        assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- servers
+
+Answer = Callable[[str, str, bytes], tuple[int, Any]]
+"""Method, path with query, body: status, document."""
+
+
+@contextmanager
+def served(answer: Answer) -> Iterator[tuple[str, list[str]]]:
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def _reply(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            asked.append(f"{self.command} {self.path}")
+            status, document = answer(self.command, self.path, body)
+            raw = document if isinstance(document, bytes) else json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        do_GET = do_POST = _reply
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def at(url: str, retries: int = 0, kind: str = "coarse") -> Side:
+    return replace(pc_side(kind), api=url, retries=retries, timeout=5)
+
+
+def ask(side: Side) -> tuple[Scene, ...]:
+    return search(side, read_aoi("113.9,22.5,114.1,22.6"), FIRST, LAST, 114.0, BANDS)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 429, 500, 503])
+def test_a_server_that_only_fails_is_a_source_error_at_once(status: int) -> None:
+    with served(lambda *_: (status, {"detail": "later"})) as (url, asked):
+        start = time.monotonic()
+        with pytest.raises(SourceError, match="does not answer") as caught:
+            ask(at(url))
+        assert time.monotonic() - start < 5
+        assert len(asked) == 1
+    assert url in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("raw", [b"", b"<html>", b"[]", b"5", b'{"type": "Catalog"}', b"\xff\xfe"], ids=str)
+def test_a_server_that_answers_something_else_is_a_source_error(raw: bytes) -> None:
+    with served(lambda *_: (200, raw)) as (url, _), pytest.raises(SourceError, match="does not answer"):
+        ask(at(url))
+
+
+def test_a_port_that_nobody_listens_at_is_a_source_error() -> None:
+    with served(lambda *_: (200, {})) as (url, _):
+        pass
+    with pytest.raises(SourceError, match="does not answer"):
+        ask(at(url))
+
+
+class Api:
+    """The smallest STAC API that pages: three items a page, a next link on every page but the last."""
+
+    def __init__(self, items: list[dict[str, Any]], fail_every: int = 0) -> None:
+        self.items, self.fail_every, self.count = items, fail_every, 0
+        self.url = ""
+
+    def __call__(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        self.count += 1
+        if self.fail_every and self.count % self.fail_every == 1:
+            return 503, {"detail": "busy"}
+        if not urlsplit(path).path.startswith("/search"):
+            return 200, self.landing()
+        query = json.loads(body) if method == "POST" else {k: v[0] for k, v in parse_qs(urlsplit(path).query).items()}
+        start = int(query.get("token", 0))
+        names = query["collections"]
+        chosen = [item for item in self.items if item["collection"] in names]
+        links = []
+        if start + 3 < len(chosen):
+            token = {"token": str(start + 3)}
+            links = [{"rel": "next", "href": f"{self.url}/search", "method": "POST", "merge": True, "body": token}]
+        return 200, {"type": "FeatureCollection", "features": chosen[start : start + 3], "links": links}
+
+    def landing(self) -> dict[str, Any]:
+        return {
+            "type": "Catalog", "id": "tiny", "stac_version": "1.0.0", "description": "tiny",
+            "conformsTo": ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search"],
+            "links": [
+                {"rel": "self", "href": self.url, "type": "application/json"},
+                {"rel": "root", "href": self.url, "type": "application/json"},
+                {"rel": "search", "href": f"{self.url}/search", "type": "application/geo+json", "method": "POST"},
+                {"rel": "search", "href": f"{self.url}/search", "type": "application/geo+json", "method": "GET"},
+            ],
+        }  # fmt: skip
+
+
+def absolute(folder: Path, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Items as an API shows them: links to the root only, assets absolute."""
+    made = copy.deepcopy(items)
+    for item in made:
+        item["links"] = []
+        for asset in item["assets"].values():
+            asset["href"] = str((folder / item["collection"] / asset["href"]).resolve())
+    return made
+
+
+@pytest.mark.parametrize("kind", ["fine", "coarse"])
+def test_a_paging_api_gives_the_same_scenes_as_the_static_catalog(demo_world: Path, kind: str) -> None:
+    side: Side = getattr(demo(demo_world), kind)
+    items = absolute(demo_world, demo_items(demo_world, side.collections[0].name))
+    api = Api(items[::-1])
+    with served(api) as (url, asked):
+        api.url = url
+        # static stays: local assets must lie below its folder.
+        found = found_in(demo_world, replace(side, api=url, retries=0))
+    assert found == found_in(demo_world, side)
+    assert len([line for line in asked if "/search" in line]) == -(-len(items) // 3)
+
+
+def test_a_server_that_fails_now_and_then_is_asked_again(demo_world: Path) -> None:
+    side = demo(demo_world).fine
+    assert side is not None
+    api = Api(absolute(demo_world, demo_items(demo_world, "landsat-c2-l2"))[:7], fail_every=3)
+    with served(api) as (url, _):
+        api.url = url
+        found = found_in(demo_world, replace(side, api=url, retries=3), date(2020, 1, 1), date(2020, 12, 31))
+    assert found
+
+
+@pytest.mark.parametrize("key", ["id", "properties", "assets"])
+def test_an_item_of_an_api_that_lacks_a_part_is_a_source_error(key: str) -> None:
+    item = landsat_item() | {"stac_version": "1.0.0", "links": [], "geometry": None}
+    api = Api([{name: value for name, value in item.items() if name != key}])
+    with served(api) as (url, _):
+        api.url = url
+        with pytest.raises(SourceError) as caught:
+            ask(at(url, kind="fine"))
+    assert "\n" not in str(caught.value)
