@@ -287,7 +287,14 @@ def _from_api(side: Side, area: Geometry, first: date, last: date) -> Iterator[d
     from pystac_client.exceptions import APIError
     from pystac_client.stac_api_io import StacApiIO
 
-    known = (APIError, requests.RequestException, OSError, NotImplementedError, ClientTypeError, *_not_stac())
+    known: tuple[type[Exception], ...] = (
+        APIError,
+        requests.RequestException,
+        OSError,
+        NotImplementedError,
+        ClientTypeError,
+    )
+    known += _not_stac()
 
     names = [collection.name for collection in side.collections]
     span = f"{first}T00:00:00Z/{last}T23:59:59Z"
@@ -324,7 +331,7 @@ def _from_static(side: Side, area: Geometry) -> Iterator[dict[str, Any]]:
     import requests
     from pystac_client.exceptions import APIError
 
-    known = (APIError, requests.RequestException, OSError, *_not_stac())
+    known: tuple[type[Exception], ...] = (APIError, requests.RequestException, OSError, *_not_stac())
     names = {collection.name for collection in side.collections}
     try:
         for collection in _static_root(side).get_children():

@@ -124,7 +124,7 @@ def _check_size(source: Any, name: str) -> None:
         raise SourceError(f"{name}: {source.width} x {source.height} pixels; larger than any image of a sensor")
     if (size := _block_bytes(source)) > LARGEST_BLOCK:
         raise SourceError(
-            f"{name}: its internal blocks hold {size >> 20} MiB, over {LARGEST_BLOCK >> 20}; "
+            f"{name}: its internal blocks hold {size >> 20} MiB, over {LARGEST_BLOCK >> 20} MiB; "
             "not a cloud-optimised image, convert it (gdal_translate -of COG)"
         )
 
@@ -218,10 +218,10 @@ class AssetReader:
         with rasterio.open(self.address(), driver=DRIVER, sharing=False) as source:
             name = redact(self.url)
             _check_size(source, name)
-            if source.count != 1 or np.dtype(source.dtypes[0]) != self.dtype:
-                raise SourceError(
-                    f"{name} holds {source.count} x {source.dtypes[0]}, expected one band of {self.dtype}"
-                )
+            if source.count != 1:
+                raise SourceError(f"{name} holds {source.count} bands, expected one")
+            if np.dtype(source.dtypes[0]) != self.dtype:
+                raise SourceError(f"{name} holds {source.dtypes[0]}, expected {self.dtype}")
             if source.crs is None:
                 raise SourceError(f"{name} has no coordinate reference system")
             same = _same_crs(source.crs.to_wkt(), self.spec.epsg)

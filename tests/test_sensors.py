@@ -155,12 +155,17 @@ def test_decoding_modis_masks_each_band_by_its_own_quality() -> None:
     assert observation.dtype == np.uint16
 
 
-def test_decoding_landsat_flags_a_pixel_that_lacks_any_band() -> None:
-    raw = np.array([[[0, 7273, 7273, 20000]], [[9000, 0, 9000, 9000]]], np.uint16)
-    quality = np.array([[[21824, 21824, 22280, 21824]], [[0, 0, 0, 1 << 3]]], np.uint16)
+def test_decoding_landsat_makes_a_pixel_that_lacks_any_band_fill_in_all() -> None:
+    raw = np.array([[[0, 7273, 7273, 20000, 7273]], [[9000, 0, 9000, 9000, 9000]]], np.uint16)
+    quality = np.array([[[21824, 21824, 22280, 21824, 1]], [[0, 0, 0, 1 << 3, 0]]], np.uint16)
     counts, observation = sensors.decode(raw, quality, LANDSAT_OLI, ("red", "nir"))
-    assert counts.tolist() == [[[landsat_count(dn) for dn in row] for row in band] for band in raw.tolist()]
-    assert observation.tolist() == [[Observation.FILL, Observation.FILL, Observation.CLOUD, Observation.SATURATED]]
+    fill = [True, True, False, False, True]
+    for band, words in zip(counts[:, 0].tolist(), raw[:, 0].tolist(), strict=True):
+        assert band == [FILL if gone else landsat_count(dn) for dn, gone in zip(words, fill, strict=True)]
+    assert observation.tolist() == [
+        [Observation.FILL, Observation.FILL, Observation.CLOUD, Observation.SATURATED, Observation.FILL]
+    ]
+    assert counts.dtype == np.int16
     assert observation.dtype == np.uint16
 
 

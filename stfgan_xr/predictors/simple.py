@@ -15,7 +15,6 @@ from stfgan_xr.grid import Halo
 from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
 from stfgan_xr.predictors.resample import upsample
 
-
 NO_HALO, ONE_CELL = Halo(fine=0, coarse=0), Halo(fine=0, coarse=1)
 
 
