@@ -55,6 +55,8 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
         return
     from distributed import Client
 
+    # distributed tells of every connection on import; its warnings are enough.
+    logging.getLogger("distributed").setLevel(logging.WARNING)
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=15)

@@ -238,7 +238,7 @@ def decode(
         return np.where(mcd43a4_usable(words), counts, np.int16(FILL)), mcd43a4_observation(words)
     words_16 = quality.astype(np.uint16)
     observation = landsat_observation(words_16[0], words_16[1], sensor, bands)
-    # A pixel that lacks a band is no observation, whatever its word says; and one that its word calls fill has no values.
+    # A pixel that lacks a band is no observation, whatever its word says; one that its word calls fill has no values.
     hole = np.asarray((counts == FILL).any(axis=0), bool)
     observation |= np.where(hole, np.uint16(Observation.FILL), np.uint16(0))
     fill = (observation & np.uint16(Observation.FILL)) != 0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import cloudpickle
+import dask
 import numpy as np
 import odc.stac
 import pystac
@@ -14,8 +17,12 @@ import pytest
 import rasterio
 import xarray as xr
 from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from odc.geo.geobox import GeoBox
 
+from stfgan_xr import load as subject
 from stfgan_xr import simulate
 from stfgan_xr.aoi import read_aoi
 from stfgan_xr.catalog import Catalog, Scene, open_catalog, search
@@ -23,6 +30,7 @@ from stfgan_xr.days import day_range
 from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.grid import coarse_grid, nested_grid
 from stfgan_xr.load import load
+from stfgan_xr.rasters import AssetReader
 from stfgan_xr.sensors import FILL, Observation
 from tests.test_rasters import exact, positions
 
@@ -161,13 +169,108 @@ def test_both_zones_see_the_truth(catalog: Catalog, fine: tuple[Scene, ...], gri
             assert np.sqrt((error**2).mean()) < limit, (day, zones[day])
 
 
-def test_a_missing_asset_stops_with_its_name(
-    catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox, tmp_path: Path
+def test_the_order_of_the_scenes_does_not_matter(catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox) -> None:
+    few = [scene for scene in fine if scene.day < date(2020, 2, 24)]
+    expected = load(few, grid, side=catalog.fine, bands=BANDS).compute()
+    for seed in range(3):
+        random.Random(seed).shuffle(few)
+        xr.testing.assert_identical(load(few, grid, side=catalog.fine, bands=BANDS).compute(), expected)
+
+
+def test_only_scenes_that_touch_a_tile_are_opened_for_it(
+    catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assets = tuple((r, str(tmp_path / "gone.tif") if r == "nir" else h) for r, h in fine[0].assets)
-    broken = replace(fine[0], assets=assets)
-    with pytest.raises(SourceError, match=r"gone\.tif"):
-        load([broken], grid, side=catalog.fine, bands=BANDS).compute()
+    opened: list[str] = []
+    few = [scene for scene in fine if scene.day < date(2020, 2, 24)]
+    read = AssetReader.read
+    monkeypatch.setattr(AssetReader, "read", lambda self, window: opened.append(self.url) or read(self, window))
+
+    def cube() -> xr.Dataset:
+        opened.clear()
+        return load(few, grid, side=catalog.fine, bands=BANDS, tile=32).compute()
+
+    thrifty, cost = cube(), len(opened)
+    monkeypatch.setattr(subject, "_footprint", lambda scene, grid: subject._whole(grid))
+    xr.testing.assert_identical(cube(), thrifty)
+    assert cost < 0.9 * len(opened)
+
+
+@pytest.mark.parametrize(("east", "south"), [(40, 0), (0, 40), (-40, 0), (0, -40)])
+def test_a_scene_that_lies_elsewhere_leaves_its_day_empty(
+    catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox, east: int, south: int
+) -> None:
+    elsewhere = grid.translate_pix(east * 1000, south * 1000)
+    cube = load(fine[:1], elsewhere, side=catalog.fine, bands=BANDS).compute()
+    assert (cube.nir.values == FILL).all()
+    assert (cube.qa.values == int(Observation.FILL)).all()
+
+
+def test_the_graph_stays_small_and_unsigned(
+    catalog: Catalog, coarse: tuple[Scene, ...], fine: tuple[Scene, ...], grid: GeoBox
+) -> None:
+    days = day_range(date(2020, 3, 1), date(2020, 3, 8))
+    cube = load(coarse, coarse_grid(grid), side=catalog.coarse, bands=BANDS, days=days)
+    (optimised,) = dask.optimize(cube)
+    assert len(dict(optimised.__dask_graph__())) <= len(days) * (8 + len(BANDS))
+    assert b"sig=" not in cloudpickle.dumps(load(fine, grid, side=catalog.fine, bands=BANDS).__dask_graph__())
+
+
+layers = hnp.arrays(np.int16, (3, 2, 4, 5), elements=st.integers(-5, 5))
+words = hnp.arrays(np.uint16, (3, 4, 5), elements=st.sampled_from([0, 1, 2, 3, 33]))
+
+
+@given(layers, words)
+def test_a_pixel_of_a_mosaic_is_the_first_scene_that_is_not_fill_in_all_layers(
+    counts: np.ndarray, qa: np.ndarray
+) -> None:
+    found = subject._first_valid(counts, qa)
+    for y, x in np.ndindex(4, 5):
+        usable = [scene for scene in range(3) if not qa[scene, y, x] & 1]
+        scene = usable[0] if usable else 0
+        assert found[:2, y, x].tolist() == counts[scene, :, y, x].tolist()
+        assert found[2, y, x] == qa[scene, y, x]
+
+
+@given(layers, words)
+def test_days_of_several_sensors_are_merged_as_scenes_are(counts: np.ndarray, qa: np.ndarray) -> None:
+    parts = [np.concatenate([c, q[None].view(np.int16)]) for c, q in zip(counts, qa, strict=True)]
+    np.testing.assert_array_equal(subject._merge(*parts), subject._first_valid(counts, qa))
+
+
+def test_two_sensors_on_one_day_share_a_mosaic(catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox) -> None:
+    first, second, *_ = (scene for scene in fine if zone(scene) == 32650)
+    assert first.day == second.day
+    mixed = replace(second, sensor="landsat-tm"), first
+    one, two = (load(scenes, grid, side=catalog.fine, bands=BANDS).compute() for scenes in ((first, second), mixed))
+    xr.testing.assert_identical(one.nir, two.nir)
+
+
+@pytest.mark.parametrize("href", ["https://example.org/nir.tif", "/etc/hosts", "/vsicurl/http://127.0.0.1/a.tif"])
+def test_scenes_that_were_tampered_with_are_refused_before_anything_is_opened(
+    catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox, href: str
+) -> None:
+    assets = tuple((role, href if role == "nir" else found) for role, found in fine[0].assets)
+    with pytest.raises(SourceError, match=fine[0].id):
+        load([replace(fine[0], assets=assets)], grid, side=catalog.fine, bands=BANDS)
+
+
+def test_bands_that_were_not_searched_for_are_refused(catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox) -> None:
+    with pytest.raises(SourceError, match="without swir1"):
+        load(fine, grid, side=catalog.fine, bands=("swir1",))
+
+
+def test_nothing_to_load_is_said(catalog: Catalog, grid: GeoBox) -> None:
+    with pytest.raises(InputError, match="nothing to load"):
+        load((), grid, side=catalog.fine, bands=BANDS)
+
+
+def test_a_missing_asset_stops_with_its_name(
+    catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox, demo_world: Path
+) -> None:
+    assets = tuple((r, str(demo_world / "gone.tif") if r == "nir" else h) for r, h in fine[0].assets)
+    broken = load([replace(fine[0], assets=assets)], grid, side=catalog.fine, bands=BANDS)
+    with pytest.raises(SourceError, match=r"gone\.tif cannot be read"):
+        broken.compute()
 
 
 def test_a_grid_without_an_epsg_code_is_refused(catalog: Catalog, fine: tuple[Scene, ...]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
@@ -97,7 +98,7 @@ def modis_like(rng: np.random.Generator, x: float, y: float) -> GeoBox:
     return GeoBox((60, 60), Affine(pixel, 0, origin[0], 0, -pixel, origin[1]), CRS.from_user_input(SINUSOIDAL))
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(20))
 def test_modis_to_480_m_is_the_exact_bilinear_answer_and_does_not_depend_on_tiles(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     longitude, latitude = rng.uniform(-179, 179), rng.uniform(-62, 66)
@@ -191,20 +192,51 @@ def test_a_vrt_in_disguise_is_refused(tmp_path: Path) -> None:
         read_raster(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.6, 0.9, 0.99])
-def test_a_truncated_file_is_an_error_never_pixels(tmp_path: Path, share: float) -> None:
-    grid = GeoBox((400, 400), Affine(30, 0, 480_015, 0, -30, 2_400_015), "EPSG:32650")
-    values = np.random.default_rng(0).integers(1, 60000, (400, 400)).astype("uint16")
-    write_cog(tmp_path / "a.tif", values, grid)
-    raw = (tmp_path / "a.tif").read_bytes()
-    (tmp_path / "a.tif").write_bytes(raw[: int(len(raw) * share)])
-    with pytest.raises(errors.SourceError):
-        whole(reader(tmp_path / "a.tif", grid, Resampling.nearest, "uint16", 0))
+@pytest.mark.parametrize(
+    "options", [{"compress": "deflate"}, {}, {"tiled": True, "blockxsize": 128, "blockysize": 128}]
+)
+def test_a_truncated_file_is_an_error_never_pixels(tmp_path: Path, options: dict[str, Any]) -> None:
+    grid = GeoBox((300, 300), Affine(30, 0, 480_015, 0, -30, 2_400_015), "EPSG:32650")
+    values = np.random.default_rng(0).integers(1, 60000, (300, 300)).astype("uint16")
+    path = tmp_path / "a.tif"
+    profile = {"driver": "GTiff", "width": 300, "height": 300, "count": 1, "dtype": "uint16", "crs": "EPSG:32650"}
+    with rasterio.open(path, "w", transform=grid.affine, **profile, **options) as target:
+        target.write(values, 1)
+    raw = path.read_bytes()
+    for share in range(25):
+        path.write_bytes(raw[: len(raw) * share // 25])
+        with pytest.raises(errors.SourceError, match=r"a\.tif cannot be read"):
+            whole(reader(path, grid, Resampling.nearest, "uint16", 0))
+
+
+@pytest.mark.parametrize("code", [32650, 32651])
+def test_outside_of_an_asset_everything_is_fill(tmp_path: Path, code: int) -> None:
+    source = GeoBox((40, 40), Affine(30, 0, 480_015, 0, -30, 2_400_015), "EPSG:32650")
+    write_cog(tmp_path / "a.tif", np.full((40, 40), 9, "uint16"), source)
+    target = GeoBox((40, 40), Affine(30, 0, 580_035, 0, -30, 2_400_015), f"EPSG:{code}")
+    assert (whole(reader(tmp_path / "a.tif", target, Resampling.cubic, "uint16", 7)) == 7).all()
+
+
+def test_a_lattice_is_known_by_its_crs_not_by_its_code(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(1, 60000, (20, 20)).astype("uint16")
+    unnamed = CRS("+proj=utm +zone=50 +datum=WGS84 +units=m +no_defs")
+    assert unnamed.to_authority() is None or unnamed.to_authority() == ("EPSG", "32650")
+    source = GeoBox((20, 20), Affine(30, 0, 480_015, 0, -30, 2_400_015), unnamed)
+    write_cog(tmp_path / "a.tif", values, source)
+    target = GeoBox((20, 20), source.affine, "EPSG:32650")
+    np.testing.assert_array_equal(whole(reader(tmp_path / "a.tif", target, Resampling.cubic, "uint16", 0)), values)
+
+
+@pytest.mark.parametrize(("bands", "crs", "match"), [(2, "EPSG:32650", "holds 2 bands"), (1, None, "no coordinate")])
+def test_an_asset_is_one_band_with_a_place(tmp_path: Path, bands: int, crs: str | None, match: str) -> None:
+    grid = GeoBox((8, 8), Affine(30, 0, 480_015, 0, -30, 2_400_015), crs)
+    write_cog(tmp_path / "a.tif", np.zeros((bands, 8, 8), "uint16"), grid)
+    target = GeoBox((8, 8), grid.affine, "EPSG:32650")
+    with pytest.raises(errors.SourceError, match=match):
+        whole(reader(tmp_path / "a.tif", target, Resampling.nearest, "uint16", 0))
 
 
 def test_a_file_that_claims_huge_blocks_is_refused_before_reading(tmp_path: Path) -> None:
-    import rasterio
-
     side = 20_000
     profile = {"driver": "GTiff", "width": side, "height": side, "count": 1, "dtype": "uint8", "compress": "deflate"}
     profile |= {"tiled": True, "blockxsize": side // 16 * 16, "blockysize": side // 16 * 16, "SPARSE_OK": True}

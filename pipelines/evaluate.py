@@ -1,0 +1,182 @@
+"""How good the methods are: withheld Landsat days, given triplets, or the truth of a simulated world."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import xarray as xr
+from rich.table import Table as Drawn
+
+from pipelines.console import err, main, out
+from stfgan_xr import evaluation, fusion, store
+from stfgan_xr.brackets import band_names
+from stfgan_xr.errors import InputError, NothingToDo
+from stfgan_xr.files import write_json
+from stfgan_xr.predictors.methods import METHODS, make
+
+if TYPE_CHECKING:
+    from stfgan_xr.landscape import World
+    from stfgan_xr.predictors import Predictor
+
+SHOWN = ("rmse", "skill", "cc", "ssim", "sam", "ergas", "bias")
+TRUTH_DAYS = 12
+
+
+def _cubes(run: Path | None, pairs: Path | None) -> tuple[xr.Dataset, xr.Dataset]:
+    if (run is None) == (pairs is None):
+        raise InputError("name a run folder, or own rasters with --pairs; one of them")
+    if pairs is not None:
+        from stfgan_xr.datasets import read_pairs
+
+        found = read_pairs(pairs)
+        return found.landsat(), found.modis()
+    assert run is not None
+    return store.open_cube(run / "landsat.zarr"), store.open_cube(run / "modis.zarr")
+
+
+def _predictors(names: Sequence[str] | None, model: Path | None, bands: tuple[str, ...]) -> dict[str, Predictor]:
+    """The methods asked for; without any all of them, STFGAN only if its weights are for these bands."""
+    if names:
+        unknown = [name for name in names if name not in METHODS]
+        if unknown:
+            raise InputError(f"--method {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}")
+        return {name: make(name, bands, model if name == "stfgan" else None) for name in names}
+    found = {}
+    for name in METHODS:
+        try:
+            found[name] = make(name, bands, model if name == "stfgan" else None)
+        except InputError as error:
+            if model is not None:
+                raise
+            err.print(f"{name} is left out: {error}", markup=False)
+    return found
+
+
+def _world(run: Path | None) -> World | None:
+    """The simulated world that a run was made from, if it was."""
+    if run is None or not (run / "run.json").is_file():
+        return None
+    catalog = json.loads((run / "run.json").read_text(encoding="utf-8")).get("catalog") or {}
+    if not catalog.get("truth"):
+        return None
+    from stfgan_xr import simulate
+
+    return simulate.read_world(Path(catalog["truth"]).parent)
+
+
+def _against_truth(run: Path, world: World, predictors: Mapping[str, Predictor], count: int) -> evaluation.Table:
+    """Scores of the run's own cube and of the other methods on days spread over it."""
+    landsat, modis = _cubes(run, None)
+    cube = store.open_cube(run / "fused.zarr")
+    days = evaluation.spread(evaluation.fused_days(cube), count)
+    request = json.loads((run / "run.json").read_text(encoding="utf-8"))["request"]
+    fused: dict[str, xr.Dataset] = {}
+    for name, predictor in predictors.items():
+        same = request["method"] == name and request["model"] == getattr(predictor, "sha256", None)
+        lazy = fusion.fuse(landsat, modis, predictor, days, bracket_days=request["bracket_days"])
+        fused[name] = cube if same else lazy.compute()
+    return evaluation.evaluate_truth(fused, world.reflectance, days, _classes(world))
+
+
+def _classes(world: World) -> Any:
+    abrupt = world.abrupt()
+    return lambda _: {"abrupt": abrupt, "other": ~abrupt}
+
+
+def _withheld(landsat: xr.Dataset, modis: xr.Dataset, predictors: Mapping[str, Predictor], triplets: str | None) -> evaluation.Table:
+    cases = evaluation.triplets_from_text(triplets) if triplets else evaluation.withheld(landsat)
+    if not cases:
+        raise NothingToDo("fewer than three acquisitions are clear enough to withhold one; name some with --triplets")
+    return evaluation.evaluate_triplets(landsat, modis, predictors, cases)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _draw(title: str, table: evaluation.Table, ratio_note: str) -> Drawn:
+    drawn = Drawn(title=title, caption=ratio_note, title_justify="left", caption_justify="left")
+    drawn.add_column("method")
+    for name in SHOWN:
+        drawn.add_column(name, justify="right")
+    for method, result in table.items():
+        drawn.add_row(method, *(_number(result.mean.get(name)) for name in SHOWN))
+    return drawn
+
+
+def _draw_cases(table: evaluation.Table) -> Drawn:
+    drawn = Drawn(title="RMSE of each case", title_justify="left")
+    drawn.add_column("day")
+    for method in table:
+        drawn.add_column(method, justify="right")
+    first = next(iter(table.values()))
+    for number, row in enumerate(first.rows):
+        drawn.add_row(str(row.triplet or row.day), *(_number(r.rows[number].scores.rmse) for r in table.values()))
+    return drawn
+
+
+def _show(title: str, table: evaluation.Table, note: str) -> None:
+    out.print(_draw_cases(table))
+    out.print(_draw(title, table, note))
+    parts = next(iter(table.values())).class_means
+    for part in parts:
+        values = ", ".join(f"{m} {_number(r.class_means[part]['rmse'])}" for m, r in table.items())
+        out.print(f"RMSE where {part}: {values}")
+
+
+def command(
+    run: Annotated[Path | None, typer.Argument(help="Run folder of pipelines.fuse or pipelines.cubes.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="pairs.toml of own rasters, instead of a run folder.")] = None,
+    triplets: Annotated[str | None, typer.Option(help="Cases t1/tp/t2, a comma list. Default: leave each day out.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(METHODS)}; may be repeated. Default: all.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Weights of stfgan. Default: those of the package.")] = None,
+    bands: Annotated[str | None, typer.Option(help="Comma list of bands. Default: all.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the scores to a file.")] = None,
+    truth: Annotated[bool, typer.Option(help="Score a simulated run against its truth (not with --triplets).")] = True,
+    picture: Annotated[Path | None, typer.Option(help="Write a PNG: before, fused days, truth, after.")] = None,
+) -> None:
+    """Score methods: on withheld Landsat days, on given triplets, or against the truth of the demo.
+
+    A case t1/tp/t2 uses the acquisitions of t1 and t2 and the coarse series only: nothing acquired on tp or between.
+    Scores are means over bands of the pixels clear on all three days, in reflectance.
+    """
+    landsat, modis = _cubes(run, pairs)
+    names = tuple(part.strip() for part in bands.split(",")) if bands else band_names(landsat)
+    absent = [name for name in names if name not in landsat]
+    if absent:
+        raise InputError(f"--bands: {absent[0]} is not there; choose from {', '.join(band_names(landsat))}")
+    predictors = _predictors(method, model, names)
+    world = _world(run) if truth and not triplets else None
+    if world is not None and run is not None:
+        table = _against_truth(run, world, predictors, TRUTH_DAYS)
+        _show("Means against the truth, all pixels", table, "skill: gain over the better of linear and delta")
+    else:
+        table = _withheld(landsat, modis, predictors, triplets)
+        _show("Means over the cases", table, "skill: gain over the better of linear and delta; ergas with h/l of the cubes")
+    if json_file is not None:
+        write_json(json_file, evaluation.to_json(table))
+    if picture is not None:
+        _picture(picture, run, world)
+
+
+def _picture(path: Path, run: Path | None, world: World | None) -> None:
+    if run is None:
+        raise InputError("--picture needs a run folder with a fused cube")
+    from stfgan_xr.plots import run_picture
+
+    landsat, cube = store.open_cube(run / "landsat.zarr"), store.open_cube(run / "fused.zarr")
+
+    def image(day: date) -> Any:
+        return None if world is None else world.reflectance(day, ("red", "green", "blue"))
+
+    run_picture(path, landsat, cube, image if world is not None else None)
+    out.print(f"picture: {path}")
+
+
+if __name__ == "__main__":
+    main(command)

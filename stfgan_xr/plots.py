@@ -1,0 +1,193 @@
+"""Pictures: the one file that draws. Each function takes axes or a path and leaves nothing open."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from stfgan_xr.brackets import band_names
+from stfgan_xr.days import from_number, to_datetime64, to_numbers
+from stfgan_xr.sensors import is_clear
+
+Image = npt.NDArray[np.float32]
+TRUE_COLOUR = ("red", "green", "blue")
+SCALE_BARS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
+
+
+def shown_bands(dataset: xr.Dataset) -> tuple[str, ...]:
+    """True colour if the bands are there, else one band."""
+    bands = band_names(dataset)
+    return TRUE_COLOUR if set(TRUE_COLOUR) <= set(bands) else bands[:1]
+
+
+def image_of(dataset: xr.Dataset, day: date, bands: Sequence[str]) -> Image:
+    """Reflectance ``(band, y, x)`` of a day of a cube; observations that are not clear are NaN."""
+    on_day = dataset[[*bands, *(["qa"] if "qa" in dataset else [])]].sel(time=to_datetime64([day])[0]).compute()
+    image = np.stack([np.asarray(on_day[band].values, np.float32) for band in bands])
+    if "qa" in on_day and "days_before" not in dataset:
+        image[:, ~is_clear(np.asarray(on_day["qa"].values))] = np.nan
+    return image
+
+
+def stretch_of(images: Sequence[Image]) -> tuple[float, float]:
+    """Reflectances shown as black and white: the 1st and 99th percentile of all images together."""
+    values = np.concatenate([image[:, ::4, ::4].ravel() for image in images])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0
+    low, high = (float(v) for v in np.percentile(values, (1, 99)))
+    return low, max(high, low + 1e-3)
+
+
+def quicklook(axes: Axes, image: Image, stretch: tuple[float, float], title: str = "") -> Axes:
+    """Draw reflectance ``(1 or 3, y, x)``; pixels without a value are grey."""
+    low, high = stretch
+    shown = np.clip((np.moveaxis(image, 0, -1) - low) / (high - low), 0, 1) ** 0.8
+    hole = np.isnan(image).any(axis=0)
+    if shown.shape[-1] == 1:
+        shown = shown.repeat(3, axis=-1)
+    shown[hole] = 0.75
+    axes.imshow(shown, interpolation="nearest")
+    axes.set_title(title, fontsize=9)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return axes
+
+
+def scale_bar(axes: Axes, metres: float, width: int) -> None:
+    """A bar of a round length, about a quarter of an image of ``width`` pixels of ``metres``."""
+    wanted = width * metres / 4
+    length = max((bar for bar in SCALE_BARS if bar <= wanted), default=SCALE_BARS[0])
+    label = f"{length / 1000:g} km" if length >= 1000 else f"{length} m"
+    height = axes.get_ylim()[0]
+    axes.plot([0.04 * width, 0.04 * width + length / metres], [0.95 * height] * 2, color="white", linewidth=3)
+    axes.text(0.04 * width, 0.92 * height, label, color="white", fontsize=8, va="bottom")
+
+
+def error_map(axes: Axes, image: Image, truth: Image, limit: float = 0.05, title: str = "error") -> Axes:
+    """Root mean square over bands of the difference to the truth, dark is 0 and bright is ``limit``."""
+    error = np.sqrt(np.nanmean((image - truth) ** 2, axis=0))
+    axes.imshow(error, vmin=0, vmax=limit, cmap="magma", interpolation="nearest")
+    axes.set_title(f"{title} (0 to {limit:g})", fontsize=9)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return axes
+
+
+def time_series(axes: Axes, cube: xr.Dataset, landsat: xr.Dataset, band: str, row: int, column: int) -> Axes:
+    """A pixel through time: the fused cube as a line, its clear observations as points."""
+    line = cube[band].isel(y=row, x=column).compute()
+    axes.plot(line["time"].values, line.values, linewidth=1, label="fused")
+    points = landsat[[band, "qa"]].isel(y=row, x=column).compute()
+    clear = is_clear(np.asarray(points["qa"].values))
+    axes.plot(points["time"].values[clear], points[band].values[clear], "o", markersize=4, label="Landsat")
+    axes.set_ylabel(f"{band} reflectance")
+    axes.legend(fontsize=8)
+    return axes
+
+
+def calendar(axes: Axes, landsat: xr.Dataset) -> Axes:
+    """Clear share of each acquisition."""
+    shares = is_clear(np.asarray(landsat["qa"].values)).mean(axis=(1, 2))
+    axes.bar(landsat["time"].values, shares, width=np.timedelta64(20, "h"))
+    axes.set_ylabel("clear share")
+    axes.set_ylim(0, 1)
+    return axes
+
+
+def _days(dataset: xr.Dataset) -> list[date]:
+    return [from_number(number) for number in to_numbers(dataset["time"].values)]
+
+
+def _clearest(landsat: xr.Dataset, days: Sequence[date]) -> date | None:
+    """Of some acquisition days the one with the largest clear share."""
+    shares = {d: float(is_clear(np.asarray(landsat["qa"].sel(time=to_datetime64([d])[0]).values)).mean()) for d in days}
+    return max(shares, key=lambda d: (shares[d], d)) if shares else None
+
+
+def _chosen(cube_days: Sequence[date], count: int) -> list[date]:
+    steps = np.linspace(0, len(cube_days) - 1, min(count, len(cube_days)))
+    return [cube_days[round(step)] for step in steps]
+
+
+def _neighbours(landsat: xr.Dataset, days: Sequence[date]) -> tuple[date | None, date | None]:
+    acquired = _days(landsat)
+    earlier, later = [d for d in acquired if d < days[0]], [d for d in acquired if d > days[-1]]
+    return _clearest(landsat, earlier[-4:]), _clearest(landsat, later[:4])
+
+
+def run_picture(
+    path: Path, landsat: xr.Dataset, cube: xr.Dataset, truth: Callable[[date], Any] | None = None, count: int = 4
+) -> None:
+    """A picture of a run: the acquisition before, fused days, the acquisition after; below, truth and error if known.
+
+    Parameters
+    ----------
+    path
+        PNG to write.
+    landsat, cube
+        Reflectance Datasets of the run.
+    truth
+        Gives true-colour reflectance ``(3, y, x)`` of a day, in a simulated world.
+    count
+        Fused days shown.
+    """
+    bands, days = shown_bands(cube), _chosen(_days(cube), count)
+    before, after = _neighbours(landsat, _days(cube))
+    fused = [image_of(cube, day, bands) for day in days]
+    real = [np.asarray(truth(day), np.float32) for day in days] if truth and len(bands) == 3 else []
+    stretch = stretch_of(real or fused)
+    figure = Figure(figsize=(3 * (count + 2), 3.3 * (3 if real else 1)), layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = figure.subplots(3 if real else 1, len(days) + 2, squeeze=False)
+    for axes, day, name in ((rows[0, 0], before, "Landsat before"), (rows[0, -1], after, "Landsat after")):
+        if day is None:
+            axes.axis("off")
+        else:
+            quicklook(axes, image_of(landsat, day, bands), stretch, f"{name}, {day}")
+    metres = abs(float(cube["x"].values[1] - cube["x"].values[0])) if cube.sizes["x"] > 1 else 30.0
+    for column, (day, image) in enumerate(zip(days, fused, strict=True), 1):
+        scale_bar(quicklook(rows[0, column], image, stretch, f"fused, {day}"), metres, image.shape[-1])
+        if real:
+            quicklook(rows[1, column], real[column - 1], stretch, f"truth, {day}")
+            error_map(rows[2, column], image, real[column - 1])
+    for axes in rows[1:, [0, -1]].ravel():
+        axes.axis("off")
+    figure.savefig(path, dpi=100)
+
+
+def loss_curves(csv_path: Path, png_path: Path) -> None:
+    """Losses of a training run, a running mean of each column, stages apart."""
+    with csv_path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in (rows[0] if rows else {}) if name not in ("step", "learning_rate")]
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name in names:
+        known = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+        if len(known) > 1:
+            steps, values = (np.array(part) for part in zip(*known, strict=True))
+            axes.plot(steps, _smoothed(values), label=name, linewidth=1)
+    axes.set_yscale("symlog", linthresh=1e-5)
+    axes.set_xlabel("step")
+    axes.legend(fontsize=7)
+    figure.savefig(png_path, dpi=100)
+
+
+def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    width = max(1, len(values) // 50)
+    padded = np.pad(values, (width // 2, width - 1 - width // 2), mode="edge")
+    return np.convolve(padded, np.ones(width) / width, mode="valid")
+
+
