@@ -88,7 +88,9 @@ def _classes(world: World) -> Any:
     return lambda _: {"abrupt": abrupt, "other": ~abrupt}
 
 
-def _withheld(landsat: xr.Dataset, modis: xr.Dataset, predictors: Mapping[str, Predictor], triplets: str | None) -> evaluation.Table:
+def _withheld(
+    landsat: xr.Dataset, modis: xr.Dataset, predictors: Mapping[str, Predictor], triplets: str | None
+) -> evaluation.Table:
     cases = evaluation.triplets_from_text(triplets) if triplets else evaluation.withheld(landsat)
     if not cases:
         raise NothingToDo("fewer than three acquisitions are clear enough to withhold one; name some with --triplets")
@@ -132,8 +134,12 @@ def _show(title: str, table: evaluation.Table, note: str) -> None:
 def command(
     run: Annotated[Path | None, typer.Argument(help="Run folder of pipelines.fuse or pipelines.cubes.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="pairs.toml of own rasters, instead of a run folder.")] = None,
-    triplets: Annotated[str | None, typer.Option(help="Cases t1/tp/t2, a comma list. Default: leave each day out.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(METHODS)}; may be repeated. Default: all.")] = None,
+    triplets: Annotated[
+        str | None, typer.Option(help="Cases t1/tp/t2, a comma list. Default: leave each day out.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(METHODS)}; may be repeated. Default: all.")
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="Weights of stfgan. Default: those of the package.")] = None,
     bands: Annotated[str | None, typer.Option(help="Comma list of bands. Default: all.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the scores to a file.")] = None,
@@ -157,7 +163,11 @@ def command(
         _show("Means against the truth, all pixels", table, "skill: gain over the better of linear and delta")
     else:
         table = _withheld(landsat, modis, predictors, triplets)
-        _show("Means over the cases", table, "skill: gain over the better of linear and delta; ergas with h/l of the cubes")
+        _show(
+            "Means over the cases",
+            table,
+            "skill: gain over the better of linear and delta; ergas with h/l of the cubes",
+        )
     if json_file is not None:
         write_json(json_file, evaluation.to_json(table))
     if picture is not None:

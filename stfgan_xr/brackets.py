@@ -458,53 +458,98 @@ def intervals(
     Interval
         In the order of the days; together they hold every day once.
     """
-    cells = window.cells(ratio)
-    wide = cells.pad(halo.coarse + FILL_CELLS)
-    near_target, coarse_target = window.pad(halo.fine), cells.pad(halo.coarse)
-    inside = wide.pixels(ratio).clip(landsat.shape)
-    near = near_target.clip(landsat.shape)
-    first, last = min(days) - bracket_days, max(days) + bracket_days
-    fine = _Fine.read(landsat, inside, near, first, last)
+    place = _Place.of(window, halo, ratio, landsat.shape, modis.shape)
+    fine = _Fine.read(landsat, place.inside, place.near, min(days) - bracket_days, max(days) + bracket_days)
     used = [landsat.days[i] for i in fine.clear]
     reach = (min([*used, min(days) - halo.days]), max([*used, max(days) + halo.days]))
-    coarse = _read_coarse(modis, wide, *reach)
-    cut_near = _relative(near, inside)
-    cut_block = _relative(window, inside)
-    cut_cells = _relative(cells, coarse.inside)
+    coarse = _read_coarse(modis, place.wide, *reach)
     for run, choice in _runs(fine, days, bracket_days):
-        sides, missing = [], np.zeros(near.shape, bool)
-        for chosen in (choice.before, choice.after):
-            composite = _coarse_composite(coarse, chosen, landsat.days, ratio)
-            image = fine.gather(chosen[cut_near])
-            missing = missing | _any_nan(image, 0)
-            sides.append((chosen, composite, _fill_fine(image, composite, near, coarse.inside, ratio)))
-        (before, coarse_before, fine_before), (after, coarse_after, fine_after) = sides
-        acquired = [_acquired(chosen, landsat.days, run[0]) for chosen in (before, after)]
-        series_days = tuple(range(run[0] - halo.days, run[-1] + halo.days + 1))
-        start = series_days[0] - coarse.first_day
-        window_series = np.nan_to_num(coarse.values[start : start + len(series_days)])
-        gap_days = [day - coarse.first_day for day in run]
-        yield Interval(
-            days=tuple(run),
-            bracket=Bracket(
-                fine_before=_mirrored(fine_before, near, near_target, landsat.shape),
-                fine_after=_mirrored(fine_after, near, near_target, landsat.shape),
-                coarse_before=_mirrored(coarse_before, coarse.inside, coarse_target, modis.shape),
-                coarse_after=_mirrored(coarse_after, coarse.inside, coarse_target, modis.shape),
-                day_before=_mirrored(acquired[0], inside, near_target, landsat.shape),
-                day_after=_mirrored(acquired[1], inside, near_target, landsat.shape),
-                ratio=ratio,
-                halo=halo,
-            ),
-            coarse=CoarseWindow(
-                tuple(run), _mirrored(window_series, coarse.inside, coarse_target, modis.shape), series_days
-            ),
-            day_before=acquired[0][cut_block],
-            day_after=acquired[1][cut_block],
-            extrapolated=choice.extrapolated[cut_block],
-            missing=missing[_relative(window, near)],
-            gaps=coarse.gaps.select(gap_days, cut_cells),
-        )
+        yield _interval(place, fine, coarse, run, choice)
+
+
+def reach_cells(halo: Halo, ratio: int) -> int:
+    """Coarse cells beyond a block that are read: the halo of either resolution, and what gaps are filled from."""
+    return max(halo.coarse, -(-halo.fine // ratio)) + FILL_CELLS
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a block and its surroundings lie; ``inside`` and ``near`` are the parts of the grid that are read.
+
+    ``wide`` are the cells read, ``inside`` the fine pixels under them (clear masks), ``near`` the block with its fine
+    halo (bands).
+    """
+
+    window: Window
+    halo: Halo
+    ratio: int
+    shape: tuple[int, int]
+    coarse_shape: tuple[int, int]
+    wide: Window
+    inside: Window
+    near: Window
+
+    @classmethod
+    def of(cls, window: Window, halo: Halo, ratio: int, shape: tuple[int, int], coarse_shape: tuple[int, int]) -> Self:
+        wide = window.cells(ratio).pad(reach_cells(halo, ratio))
+        near = window.pad(halo.fine).clip(shape)
+        return cls(window, halo, ratio, shape, coarse_shape, wide, wide.pixels(ratio).clip(shape), near)
+
+    def fine(self, array: npt.NDArray[Any], over: Window) -> npt.NDArray[Any]:
+        """A fine array over a read window as the block with its halo, mirrored beyond the grid."""
+        return _mirrored(array, over, self.window.pad(self.halo.fine), self.shape)
+
+    def coarse(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A coarse array over the cells read as those of the block with its halo."""
+        target = self.window.cells(self.ratio).pad(self.halo.coarse)
+        return _mirrored(array, self.wide.clip(self.coarse_shape), target, self.coarse_shape)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of a bracket: images over ``near`` and the cells read, days over ``inside``, and missing pixels."""
+
+    image: Float
+    composite: Float
+    acquired: npt.NDArray[np.int32]
+    missing: Bool
+
+
+def _side(place: _Place, fine: _Fine, coarse: _Coarse, chosen: Index, none: int) -> _Side:
+    days = fine.landsat.days
+    composite = _coarse_composite(coarse, chosen, days, place.ratio)
+    image = fine.gather(chosen[_relative(place.near, place.inside)])
+    filled = _fill_fine(image, composite, place.near, coarse.inside, place.ratio)
+    return _Side(filled, composite, _acquired(chosen, days, none), _any_nan(image, 0))
+
+
+def _interval(place: _Place, fine: _Fine, coarse: _Coarse, run: Sequence[int], choice: _Choice) -> Interval:
+    before, after = (_side(place, fine, coarse, chosen, run[0]) for chosen in (choice.before, choice.after))
+    halo, block = place.halo, _relative(place.window, place.inside)
+    series_days = tuple(range(run[0] - halo.days, run[-1] + halo.days + 1))
+    start = series_days[0] - coarse.first_day
+    values = np.nan_to_num(coarse.values[start : start + len(series_days)])
+    cells = _relative(place.window.cells(place.ratio), coarse.inside)
+    bracket = Bracket(
+        fine_before=place.fine(before.image, place.near),
+        fine_after=place.fine(after.image, place.near),
+        coarse_before=place.coarse(before.composite),
+        coarse_after=place.coarse(after.composite),
+        day_before=place.fine(before.acquired, place.inside),
+        day_after=place.fine(after.acquired, place.inside),
+        ratio=place.ratio,
+        halo=halo,
+    )
+    return Interval(
+        days=tuple(run),
+        bracket=bracket,
+        coarse=CoarseWindow(tuple(run), place.coarse(values), series_days),
+        day_before=before.acquired[block],
+        day_after=after.acquired[block],
+        extrapolated=choice.extrapolated[block],
+        missing=(before.missing | after.missing)[_relative(place.window, place.near)],
+        gaps=coarse.gaps.select([day - coarse.first_day for day in run], cells),
+    )
 
 
 def _relative(window: Window, outer: Window) -> tuple[slice, slice]:

@@ -340,7 +340,8 @@ def _from_static(side: Side, area: Geometry) -> Iterator[dict[str, Any]]:
                 if _overlaps(document, area):
                     yield _absolute(document, item.get_self_href() or str(side.static))
     except known as error:
-        raise SourceError(f"catalog {side.catalog}: {side.static} cannot be read: {_one_line(error)}") from None
+        reason = _one_line(error.__cause__ or error)  # pystac says only that a link does not resolve
+        raise SourceError(f"catalog {side.catalog}: {side.static} cannot be read: {reason}") from None
 
 
 def _absolute(item: dict[str, Any], base: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
 from stfgan_xr import store
-from stfgan_xr.brackets import FILL_CELLS, FILL_DAYS, DatasetSeries, Interval, intervals, series
+from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, reach_cells, series
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
@@ -285,13 +285,8 @@ class Job:
     def _sources(self, window: Window, days: Sequence[int]) -> tuple[Any, Any]:
         halo, ratio = self.predictor.halo, self.layout.ratio
         reach = self.options.bracket_days
-        cells = window.cells(ratio).pad(halo.coarse + FILL_CELLS)
-        pixels = cells.pixels(ratio)
-        wide = Window(
-            min(pixels.top, window.top - halo.fine), max(pixels.bottom, window.bottom + halo.fine),
-            min(pixels.left, window.left - halo.fine), max(pixels.right, window.right + halo.fine),
-        )  # fmt: skip
-        fine = self.landsat.crop(wide, days[0] - reach, days[-1] + reach)
+        cells = window.cells(ratio).pad(reach_cells(halo, ratio))
+        fine = self.landsat.crop(cells.pixels(ratio), days[0] - reach, days[-1] + reach)
         more = reach + FILL_DAYS + halo.days
         coarse = self.modis.crop(cells, days[0] - more, days[-1] + more)
         return fine, coarse
@@ -309,7 +304,7 @@ class Job:
         # Arrays of the block: bands, qa and ages, once as arrays and once while a shard is encoded.
         block = height * width * days * (2 * bands + 4) * 1.5
         near = (height + 2 * halo.fine) * (width + 2 * halo.fine)
-        margin = 2 * (halo.coarse + FILL_CELLS) * layout.ratio
+        margin = 2 * reach_cells(halo, layout.ratio) * layout.ratio
         wide = (height + margin) * (width + margin)
         acquisitions = min(len(self.landsat.days), days + 2 * self.options.bracket_days)
         fine = near * 4 * bands * 8 + wide * (acquisitions + 12)

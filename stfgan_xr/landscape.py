@@ -7,6 +7,7 @@ and building with their dates. What satellites would see of it is in :mod:`stfga
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property, lru_cache
@@ -167,7 +168,7 @@ class World:
         """Random numbers of one purpose."""
         return np.random.default_rng([self.seed, *key])
 
-    def reflectance(self, day: date, bands: tuple[str, ...] = BANDS, window: Window | None = None) -> Float:
+    def reflectance(self, day: date, bands: Sequence[str] = BANDS, window: Window | None = None) -> Float:
         """The truth of a day.
 
         Parameters

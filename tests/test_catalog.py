@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odc.geo.geom import Geometry
 
 from stfgan_xr import catalog as subject
 from stfgan_xr.aoi import read_aoi
@@ -745,3 +747,85 @@ def test_an_item_of_an_api_that_lacks_a_part_is_a_source_error(key: str) -> None
         with pytest.raises(SourceError) as caught:
             ask(at(url, kind="fine"))
     assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- other servers, odd places
+
+
+def test_the_recorded_item_of_earth_search_is_a_scene_in_its_bucket(shared_data: Path) -> None:
+    side = open_catalog("earth-search").fine
+    assert side is not None
+    (path,) = (shared_data / "stac/earth-search.aws.element84.com/landsat-c2-l2").glob("LC*.json")
+    scene = scene_of(json.loads(path.read_text()), side)
+    assert (scene.sensor, scene.day, scene.crs) == ("landsat-oli", date(2023, 10, 8), "EPSG:32613")
+    assert scene.created == "2023-10-17T16:22:27+00:00"
+    assert all(href.startswith("s3://usgs-landsat/") for _, href in scene.assets)
+
+
+def test_the_grid_of_a_recorded_scene_is_what_its_item_states(shared_data: Path) -> None:
+    scene = scene_of(recorded(shared_data, "landsat-c2-l2")[-1], pc_side("fine"))
+    assert scene.crs.startswith("EPSG:326")
+    assert scene.transform is not None
+    assert (scene.transform[0], scene.transform[2] % 30, scene.transform[5] % 30) == (30, 15, 15)
+    modis = scene_of(recorded(shared_data, "modis-43A4-061")[0], pc_side("coarse"))
+    assert "Sinusoidal" in modis.crs
+    assert modis.shape == (2400, 2400)
+
+
+@pytest.mark.parametrize(("start", "end"), [("2025-03-03", "2025-03-09"), ("2025-02-20", "2025-03-01")])
+def test_a_composite_whose_id_and_metadata_disagree_is_refused(shared_data: Path, start: str, end: str) -> None:
+    item = recorded(shared_data, "modis-43A4-061")[0]
+    item["properties"] |= {"start_datetime": f"{start}T00:00:00Z", "end_datetime": f"{end}T23:59:59Z"}
+    with pytest.raises(SourceError, match=f"2025-03-02.*{start}"):
+        scene_of(item, pc_side("coarse"))
+
+
+@pytest.mark.parametrize(
+    ("bbox", "meets"),
+    [
+        ([170, -20, 180.1, -10], True), ([179, -20, -179, -10], True), ([-180, -20, 180, -10], True),
+        ([-179, -20, -170, -10], False), ([170, -10, 180, 0], False), ([170, -20, 0, 180, -10, 900], True),
+    ],
+)  # fmt: skip
+def test_items_across_the_antimeridian_are_found(bbox: list[float], meets: bool) -> None:
+    assert subject._overlaps({"bbox": bbox}, read_aoi("179.5,-18,179.9,-17")) is meets
+
+
+def test_a_coastline_of_many_vertices_is_simplified_outwards() -> None:
+    ring = [(114 + 0.3 * math.cos(t / 3000), 22 + 0.3 * math.sin(t / 3000)) for t in range(int(6000 * math.pi))]
+    area = Geometry({"type": "Polygon", "coordinates": [[*ring, ring[0]]]}, "EPSG:4326")
+    sent = subject._searched(area)
+    assert len(json.dumps(sent.json)) < subject.LARGEST_AREA
+    assert sent.contains(area)
+
+
+def test_two_satellites_over_one_place_on_one_day_are_two_images() -> None:
+    # Landsat 9 flew below Landsat 8 in November 2021, before it took its own orbit.
+    eight = scene_of(landsat_item(**{"landsat:wrs_path": "121", "landsat:wrs_row": "044"}), pc_side("fine"))
+    assert len(deduplicate([eight, replace(eight, platform="landsat-9"), replace(eight, created="2021")])) == 2
+
+
+def test_a_final_scene_wins_over_a_real_time_one() -> None:
+    scene = scene_of(landsat_item(**{"landsat:wrs_path": "121", "landsat:wrs_row": "044"}), pc_side("fine"))
+    final, early = replace(scene, tier="T2", created="2020-03-20"), replace(scene, tier="RT", created="2020-03-21")
+    assert deduplicate([early, final]) == (final,)
+
+
+@pytest.mark.parametrize("link", ["../outside.json", "/etc/hosts", "http://127.0.0.1:9/collection.json"])
+def test_a_local_catalog_does_not_lead_out_of_its_folder(tmp_path: Path, link: str) -> None:
+    root = {"type": "Catalog", "id": "x", "stac_version": "1.0.0", "description": "x", "links": []}
+    (tmp_path / "in").mkdir()
+    (tmp_path / "outside.json").write_text(json.dumps(root))
+    (tmp_path / "in" / "catalog.json").write_text(json.dumps(root | {"links": [{"rel": "child", "href": link}]}))
+    side = replace(pc_side("fine"), api=None, static=str(tmp_path / "in" / "catalog.json"))
+    with pytest.raises(SourceError, match="outside of its folder"):
+        ask(side)
+
+
+def test_plain_http_is_for_hosts_that_are_named_with_it() -> None:
+    side = replace(pc_side("fine"), hosts=("tiles.example", "http://inside.example"))
+    for href in ("https://tiles.example/a.tif", "http://inside.example/a.tif"):
+        subject.check_href(href, side, "item")
+    for href in ("http://tiles.example/a.tif", "https://inside.example/a.tif"):
+        with pytest.raises(SourceError, match="not among the hosts"):
+            subject.check_href(href, side, "item")

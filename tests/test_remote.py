@@ -173,3 +173,12 @@ def test_a_signer_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(planetary_computer, "sign_url", refuse)
     with pytest.raises(SourceError, match=r"a\.tif cannot be read: no token"):
         whole(remote("https://x.blob.core.windows.net/a.tif", PlanetaryComputerReader))
+
+
+def test_a_bucket_that_wants_to_be_paid_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("CPL_AWS_CREDENTIALS_FILE", "none")
+    with pytest.raises(SourceError, match="AWS_REQUEST_PAYER=requester"):
+        whole(remote("s3://usgs-landsat/a.tif"))

@@ -1,0 +1,133 @@
+"""Train STFGAN on your own cubes, own rasters or simulated worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+import xarray as xr
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipelines.console import err, main, out
+from stfgan_xr import store, training
+from stfgan_xr.cluster import cores
+from stfgan_xr.errors import InputError
+from stfgan_xr.learning import GANS, Gan, Recipe
+from stfgan_xr.plots import loss_curves
+from stfgan_xr.predictors.stages import ANCHORS, SCHEDULES, AnchorName, Schedule
+
+LINES = 20
+"""Plain lines of a run that is not on a terminal."""
+
+
+def _cubes(runs: list[Path] | None, pairs: Path | None) -> list[tuple[xr.Dataset, xr.Dataset]]:
+    if (not runs) == (pairs is None):
+        raise InputError("name run folders with --cube, or own rasters with --pairs; one of them")
+    if pairs is not None:
+        from stfgan_xr.datasets import read_pairs
+
+        found = read_pairs(pairs)
+        return [(found.landsat(), found.modis())]
+    return [(store.open_cube(run / "landsat.zarr"), store.open_cube(run / "modis.zarr")) for run in runs or []]
+
+
+class _Shown:
+    """Steps done, the error of each stage as a share of the anchor's, and time left."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total} steps"),
+                   TextColumn("{task.fields[text]}"), TimeRemainingColumn(compact=True))  # fmt: skip
+        self.bar = Progress(*columns, console=err) if err.is_terminal else None
+        self.task = self.bar.add_task("training", total=None, text="") if self.bar else None
+        self.recent: list[tuple[float, float]] = []
+
+    def __call__(self, done: int, total: int, losses: Mapping[str, float]) -> None:
+        self.recent = [*self.recent[-99:], (losses["mse_stage2"], losses["mse_anchor"])]
+        ratio = (sum(a for a, _ in self.recent) / max(sum(b for _, b in self.recent), 1e-12)) ** 0.5
+        text = f"RMSE {ratio:.3f} of the anchor's"
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done, total=total, text=text)
+        elif done % max(1, total // LINES) == 0 or done == total:
+            err.print(f"training: {done}/{total} steps, {text}")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise InputError(f"--{name} {value!r} is unknown; choose one of {', '.join(known)}")
+    return value
+
+
+def command(
+    cube: Annotated[
+        list[Path] | None, typer.Option(help="Run folder with landsat.zarr and modis.zarr; may be repeated.")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="pairs.toml of own rasters, instead of run folders.")] = None,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the weights and the run's state.")] = Path(
+        "weights"
+    ),
+    bands: Annotated[str | None, typer.Option(help="Comma list of bands. Default: all of the cubes.")] = None,
+    width: Annotated[int, typer.Option(min=1, max=512, help="Channels inside the networks; 64 is the paper's.")] = 64,
+    schedule: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")] = "same-grid",
+    anchor: Annotated[str, typer.Option(help="delta: correct it; none: the paper's form.")] = "delta",
+    gan: Annotated[str, typer.Option(help=f"Adversarial part: one of {', '.join(GANS)}.")] = "wgan-clip",
+    steps: Annotated[int, typer.Option(min=1, help="Steps, unless --minutes is given.")] = 20_000,
+    minutes: Annotated[
+        float | None, typer.Option(help="As many steps as fit this time, measured at the start.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Patches in a step.")] = 16,
+    patch: Annotated[int, typer.Option(min=16, help="Fine pixels along a patch.")] = 256,
+    margin: Annotated[int, typer.Option(min=0, help="Fine pixels around a patch that the network sees.")] = 16,
+    samples: Annotated[int, typer.Option(min=1, help="Regions held in memory.")] = 400,
+    region: Annotated[int, typer.Option(min=16, help="Fine pixels along a region.")] = 512,
+    optimiser: Annotated[str, typer.Option(help="rmsprop (the paper's) or adam.")] = "rmsprop",
+    learning_rate: Annotated[float, typer.Option(help="Greatest learning rate.")] = 1e-4,
+    shortest: Annotated[int, typer.Option(min=2, help="Least days between the acquisitions around a target.")] = 2,
+    longest: Annotated[int, typer.Option(min=2, help="Greatest days between them.")] = 96,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
+) -> None:
+    """Train both stages of STFGAN; the same command again resumes, with the losses of an unbroken run.
+
+    Every fifth acquisition is withheld and never trained on; at the end the weights, linear and delta are compared on
+    those days. The folder holds stfgan.safetensors, stfgan.json, and training/ with the state, losses.csv and
+    losses.png. Use the weights with  pipelines.fuse --model OUT/stfgan.safetensors.
+    """
+    _one_of("schedule", schedule, SCHEDULES)
+    _one_of("anchor", anchor, ANCHORS)
+    _one_of("gan", gan, GANS)
+    _one_of("optimiser", optimiser, ("rmsprop", "adam"))
+    recipe = Recipe(
+        gan=cast(Gan, gan), steps=steps, minutes=minutes, batch=batch, patch=patch, margin=margin, samples=samples,
+        region=region, optimiser=cast(Any, optimiser), learning_rate=learning_rate, span=(shortest, longest), seed=seed,
+    )  # fmt: skip
+    names = tuple(part.strip() for part in bands.split(",")) if bands else None
+    cubes = _cubes(cube, pairs)
+    _limit_threads()
+    shown = _Shown()
+    with shown.bar or nullcontext():
+        facts = training.train(
+            cubes, out_folder, recipe, bands=names, width=width, schedule=cast(Schedule, schedule),
+            anchor=cast(AnchorName, anchor), half=half, progress=shown,
+        )  # fmt: skip
+    loss_curves(out_folder / "training" / "losses.csv", out_folder / "training" / "losses.png")
+    _report(out_folder, facts)
+
+
+def _limit_threads() -> None:
+    import torch
+
+    torch.set_num_threads(cores())
+
+
+def _report(out_folder: Path, facts: Mapping[str, Any]) -> None:
+    found = facts["withheld"]
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in found["rmse"].items())
+    out.print(f"done: {out_folder / 'stfgan.safetensors'} after {facts['steps']} steps")
+    out.print(f"RMSE on the withheld days ({found['blocks']} blocks): {scores}")
+
+
+if __name__ == "__main__":
+    main(command)
