@@ -17,6 +17,7 @@ from stfgan_xr import evaluation, fusion, store
 from stfgan_xr.brackets import band_names
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import write_json
+from stfgan_xr.grid import ratio_of
 from stfgan_xr.predictors.methods import METHODS, make
 
 if TYPE_CHECKING:
@@ -39,17 +40,19 @@ def _cubes(run: Path | None, pairs: Path | None) -> tuple[xr.Dataset, xr.Dataset
     return store.open_cube(run / "landsat.zarr"), store.open_cube(run / "modis.zarr")
 
 
-def _predictors(names: Sequence[str] | None, model: Path | None, bands: tuple[str, ...]) -> dict[str, Predictor]:
+def _predictors(
+    names: Sequence[str] | None, model: Path | None, bands: tuple[str, ...], ratio: int
+) -> dict[str, Predictor]:
     """The methods asked for; without any all of them, STFGAN only if its weights are for these bands."""
     if names:
         unknown = [name for name in names if name not in METHODS]
         if unknown:
             raise InputError(f"--method {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}")
-        return {name: make(name, bands, model if name == "stfgan" else None) for name in names}
+        return {name: make(name, bands, model if name == "stfgan" else None, ratio) for name in names}
     found = {}
     for name in METHODS:
         try:
-            found[name] = make(name, bands, model if name == "stfgan" else None)
+            found[name] = make(name, bands, model if name == "stfgan" else None, ratio)
         except InputError as error:
             if model is not None:
                 raise
@@ -156,7 +159,7 @@ def command(
     absent = [name for name in names if name not in landsat]
     if absent:
         raise InputError(f"--bands: {absent[0]} is not there; choose from {', '.join(band_names(landsat))}")
-    predictors = _predictors(method, model, names)
+    predictors = _predictors(method, model, names, ratio_of(landsat.odc.geobox, modis.odc.geobox))
     world = _world(run) if truth and not triplets else None
     if world is not None and run is not None:
         table = _against_truth(run, world, predictors, TRUTH_DAYS)

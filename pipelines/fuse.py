@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -156,6 +156,7 @@ def command(
     if _finished(run, document):
         return
     source = cubes.open_source(request, out_folder)
+    run = replace(run, predictor=make(method, request.bands, model, source.ratio))
     if plan:
         _show_plan(run, source)
         return

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.console import err, main, out
 from stfgan_xr import store, training
-from stfgan_xr.cluster import cores
+from stfgan_xr.cluster import cores, limit_threads
 from stfgan_xr.errors import InputError
 from stfgan_xr.learning import GANS, Gan, Recipe
 from stfgan_xr.plots import loss_curves
@@ -105,7 +105,7 @@ def command(
     )  # fmt: skip
     names = tuple(part.strip() for part in bands.split(",")) if bands else None
     cubes = _cubes(cube, pairs)
-    _limit_threads()
+    limit_threads(cores())
     shown = _Shown()
     with shown.bar or nullcontext():
         facts = training.train(
@@ -114,12 +114,6 @@ def command(
         )  # fmt: skip
     loss_curves(out_folder / "training" / "losses.csv", out_folder / "training" / "losses.png")
     _report(out_folder, facts)
-
-
-def _limit_threads() -> None:
-    import torch
-
-    torch.set_num_threads(cores())
 
 
 def _report(out_folder: Path, facts: Mapping[str, Any]) -> None:

@@ -26,7 +26,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _limit_threads(count: int) -> None:
+def limit_threads(count: int) -> None:
+    """Threads that torch uses in this process."""
     import torch
 
     torch.set_num_threads(count)
@@ -66,7 +67,7 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
             ) from None
     else:
         client = Client(_cuda_cluster() if kind == "cuda" else _local_cluster(workers))
-        client.run(_limit_threads, max(1, cores() // max(workers, 1)))
+        client.run(limit_threads, max(1, cores() // max(workers, 1)))
     log.info("dashboard: %s", client.dashboard_link)
     with client:
         try:

@@ -29,13 +29,18 @@ NETWORK_STEP = 16
 
 
 def utm_epsg(longitude: float, latitude: float) -> int:
-    """EPSG code of the UTM zone that holds a point (degrees); UTM north or south by the sign of the latitude.
+    """EPSG code of the UTM zone that holds a point (degrees), always of the northern kind.
+
+    Landsat Collection 2 uses northern zones with negative northings south of the equator. The southern ones lie
+    10,000 km further north, which is no multiple of 30 m: every scene would be resampled.
 
     >>> utm_epsg(114.1, 22.6), utm_epsg(113.9, 22.6), utm_epsg(-44.0, -20.1)
-    (32650, 32649, 32723)
+    (32650, 32649, 32623)
     """
     zone = min(int((longitude + 180) // 6) + 1, 60)
-    return (32600 if latitude >= 0 else 32700) + zone
+    if not -90 <= latitude <= 90:
+        raise ValueError(f"latitude {latitude} is not on Earth")
+    return 32600 + zone
 
 
 def parse_crs(text: str) -> CRS:

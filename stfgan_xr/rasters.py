@@ -226,8 +226,8 @@ class AssetReader:
                 raise SourceError(f"{name} holds {source.count} bands, expected one")
             if np.dtype(source.dtypes[0]) != self.dtype:
                 raise SourceError(f"{name} holds {source.dtypes[0]}, expected {self.dtype}")
-            if source.crs is None:
-                raise SourceError(f"{name} has no coordinate reference system")
+            if source.crs is None or source.transform.is_identity:
+                raise SourceError(f"{name} has no coordinate reference system or no position in it")
             same = _same_crs(source.crs.to_wkt(), self.spec.epsg)
             shift = _whole_shift(source.transform, self.spec.transform) if same else None
             return self._warp(source, window) if shift is None else self._copy(source, window, shift)
@@ -337,8 +337,8 @@ def read_raster(path: Path) -> tuple[npt.NDArray[Any], GeoBox, float | None]:
                 raise InputError(
                     f"{path}: holds {size / 2**30:.0f} GiB, over {LARGEST_RASTER >> 30}; cut it to your area"
                 )
-            if source.crs is None:
-                raise InputError(f"{path}: has no coordinate reference system")
+            if source.crs is None or source.transform.is_identity:
+                raise InputError(f"{path}: has no coordinate reference system or no position in it")
             return source.read(), GeoBox(source.shape, source.transform, source.crs.to_wkt()), source.nodata
     except _FAILURES as error:
         raise InputError(f"{path}: not a readable GeoTIFF ({_reason(error)})") from None

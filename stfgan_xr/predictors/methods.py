@@ -14,7 +14,7 @@ METHODS = ("stfgan", *_SIMPLE)
 """Names of the methods, the default first."""
 
 
-def make(method: str, bands: Sequence[str], model: str | Path | None = None) -> Predictor:
+def make(method: str, bands: Sequence[str], model: str | Path | None = None, ratio: int | None = None) -> Predictor:
     """The predictor of a method for some bands.
 
     Parameters
@@ -25,6 +25,8 @@ def make(method: str, bands: Sequence[str], model: str | Path | None = None) -> 
         Names of the bands, in the order of the cubes.
     model
         Checkpoint of a trained method; by default the weights that come with the package.
+    ratio
+        Fine pixels along a coarse cell of the data; by default what the weights were trained for.
 
     Raises
     ------
@@ -41,5 +43,5 @@ def make(method: str, bands: Sequence[str], model: str | Path | None = None) -> 
     if method == "stfgan":
         from stfgan_xr.predictors.stfgan import load
 
-        return load(model, tuple(bands))
+        return load(model, tuple(bands), ratio)
     raise InputError(f"--method {method!r} is unknown; choose one of {', '.join(METHODS)}")

@@ -25,6 +25,9 @@ REACH_COARSE = 160
 """The same for the coarse branch, around whole cells of :data:`SCALE` pixels: 40 cells."""
 
 
+DIFFERENCE_GAIN = 8.0
+
+
 def _conv(channels: int, out: int, size: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, out, size, stride, padding=size // 2)
 
@@ -155,6 +158,16 @@ class Generator(nn.Module):
         if self.fusion.bias is not None:
             nn.init.zeros_(self.fusion.bias)
 
+    def start_at_differences(self) -> None:
+        """Let the first layers begin with differences in time beside what they drew.
+
+        Reflectances differ by some hundredths from day to day and by ten times that from place to place: from an
+        ordinary start the layers learn for long to tell the two apart.
+        """
+        over_coarse = ((-1, 1, 0), (0, 1, -1), (-1, 0, 1), (1, 1, 1))
+        _add_patterns(self.coarse.head, over_coarse, self.bands)
+        _add_patterns(self.fine.head, ((-1, 1), (1, 1), (-1, 1), (1, 0)), self.bands)
+
     def fold(self) -> Generator:
         """A copy for inference: normalisation folded into the convolutions, channels last in memory."""
         folded = copy.deepcopy(self).eval()
@@ -195,6 +208,19 @@ class Discriminator(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Scores ``(n,)`` of images ``(n, b, h, v)`` in [-1, 1]."""
         return self.layers(image).flatten()  # type: ignore[no-any-return]
+
+
+def _add_patterns(head: nn.Module, patterns: tuple[tuple[int, ...], ...], bands: int) -> None:
+    """Add to the centre of each filter a random mix of bands, with the signs of a pattern over the images in turn."""
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    middle = weight.shape[-1] // 2
+    with torch.no_grad():
+        for number in range(weight.shape[0]):
+            pattern = torch.tensor(patterns[number % len(patterns)], dtype=weight.dtype)
+            gain = DIFFERENCE_GAIN if pattern.sum() == 0 else 1.0
+            mix = torch.randn(bands, dtype=weight.dtype) * gain / bands**0.5
+            weight[number, :, middle, middle] += (pattern[:, None] * mix).reshape(-1)
 
 
 def _identity(layer: nn.Module) -> nn.Module:

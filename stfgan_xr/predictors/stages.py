@@ -36,6 +36,9 @@ FINE_MARGIN = 28
 """Fine pixels that a stage needs of its fine images (25), as whole pixels of the coarse branch."""
 COARSE_MARGIN = REACH_COARSE + SCALE
 LARGEST_CORRECTION = 0.5
+GENTLE = 0.1
+"""Scale before the last tanh of an anchored network. The last layer sums thousands of inputs, so a step of an optimiser
+that sets the size of its steps itself would move the result by more than the error that is to be corrected."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,9 @@ class Network(nn.Module):
         bands, width = len(architecture.bands), architecture.width
         self.first, self.second = Generator(bands, width), Generator(bands, width)
         if architecture.anchor == "delta":
-            self.first.start_at_zero()
-            self.second.start_at_zero()
+            for stage in (self.first, self.second):
+                stage.start_at_differences()
+                stage.start_at_zero()
 
     def fold(self) -> Network:
         """A copy for inference."""
@@ -272,8 +276,9 @@ def _triple(before: Tensor, target: Tensor, after: Tensor) -> Tensor:
 
 
 def _result(raw: Tensor, base: Tensor | None) -> Tensor:
-    change = torch.tanh(raw.float())
-    return (change + 1) / 2 if base is None else base + LARGEST_CORRECTION * change
+    if base is None:
+        return (torch.tanh(raw.float()) + 1) / 2
+    return base + LARGEST_CORRECTION * torch.tanh(GENTLE * raw.float())
 
 
 @dataclass(frozen=True)
