@@ -1,8 +1,8 @@
 """What a GPU does: the same pixels as the CPU, how fast, in how much memory, and through dask-cuda.
 
 ``python -m benchmarks.gpu`` takes under eight minutes and writes ``benchmarks/results/gpu-<device>.json``; without a
-GPU it says so and exits 0. Speeds are ratios against what the same run measures: the matrix peak in bfloat16, the network
-without sharing, and the network inside the whole pipeline. ``--device cpu --size 64`` tries the script itself.
+GPU it says so and exits 0. Speeds are ratios against what the same run measures: the matrix peak in bfloat16, the
+network without sharing, and the network inside the whole pipeline. ``--device cpu --size 64`` tries the script itself.
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ def main(command: Any) -> None:
     6 incomplete or damaged, 130 and 143 interrupted or terminated (resumable). ``STFGAN_XR_DEBUG=1`` adds tracebacks.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry is a warning there; the last failure is ours
     signal.signal(signal.SIGTERM, _terminate)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
     app.command()(command)

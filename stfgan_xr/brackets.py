@@ -17,6 +17,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from stfgan_xr.days import to_numbers
+from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo, Window
 from stfgan_xr.predictors import Bracket, CoarseWindow
 from stfgan_xr.sensors import BANDS, Observation, is_clear, to_reflectance
@@ -121,6 +122,9 @@ def series(dataset: xr.Dataset, bands: Sequence[str] | None = None) -> DatasetSe
         Names of the bands to read; by default those present, in the order of :data:`stfgan_xr.sensors.BANDS`.
     """
     names = tuple(bands) if bands is not None else band_names(dataset)
+    absent = [name for name in names if name not in dataset]
+    if absent:
+        raise InputError(f"there is no band {', '.join(absent)}; there are {', '.join(band_names(dataset))}")
     part = dataset[[*names, *(["qa"] if "qa" in dataset else [])]].sortby("time")
     return DatasetSeries(part, names, (dataset.sizes["y"], dataset.sizes["x"]))
 

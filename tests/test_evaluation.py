@@ -1,0 +1,134 @@
+"""Scores of cases: the fair protocol, the numbers known for real data, the table against a truth."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from pipelines import evaluate
+from pipelines.console import main
+from stfgan_xr import errors, evaluation, fusion
+from stfgan_xr.datasets import read_pairs
+from stfgan_xr.predictors.methods import make
+from tests.synthetic import Scene, day
+
+CASES = (
+    "2020-10-02/2020-10-12/2020-10-22,2020-10-07/2020-10-17/2020-10-27,"
+    "2020-10-02/2020-10-22/2020-11-11,2020-10-02/2020-10-27/2020-11-21"
+)
+
+
+def test_real_pairs_give_the_scores_that_were_computed_by_others(shared_data: Path) -> None:
+    pairs = read_pairs(shared_data / "pairs" / "salton_sea_nir" / "pairs.toml")
+    methods = {name: make(name, ("nir",)) for name in ("delta", "linear", "persistence")}
+    table = evaluation.evaluate_triplets(pairs.landsat(), pairs.modis(), methods, evaluation.triplets_from_text(CASES))
+    rmse = {name: [row.scores.rmse for row in result.rows] for name, result in table.items()}
+    np.testing.assert_allclose(rmse["persistence"], [0.0457, 0.0470, 0.0597, 0.0546], atol=2e-4)
+    assert all(np.array(rmse["delta"]) <= np.array([0.0331, 0.0314, 0.0436, 0.0374]) + 1e-3)
+    assert table["delta"].rows[0].scores.sam is None
+    assert table["delta"].rows[0].scores.ergas is None
+
+
+def test_nothing_between_or_on_the_target_day_is_used() -> None:
+    scene = Scene(cloud=0, gap=0)
+    case = [evaluation.Triplet(day(3), day(12), day(27))]
+    methods = {"delta": make("delta", scene.bands)}
+    honest = evaluation.evaluate_triplets(scene.landsat, scene.modis, methods, case)
+    spoiled = scene.landsat.copy(deep=True)
+    spoiled.red.values[1] = 9999  # day 11 lies inside the bracket
+    again = evaluation.evaluate_triplets(spoiled, scene.modis, methods, case)
+    assert honest["delta"].rows[0].scores == again["delta"].rows[0].scores
+    only = scene.landsat.isel(time=[0, 4])
+    fused = fusion.fuse(only, scene.modis, methods["delta"], [day(12)]).compute()
+    error = np.stack([fused[b].values[0] - scene.landsat[b].values[2] / 1e4 for b in scene.bands])
+    by_band = np.sqrt((error**2).mean(axis=(1, 2)))
+    assert honest["delta"].mean["rmse"] == pytest.approx(float(by_band.mean()), abs=1e-6)
+
+
+def test_withheld_days_are_consecutive_clear_ones() -> None:
+    scene = Scene(cloud=0)
+    scene.landsat.qa.values[2] = 2  # day 12 is all cloud
+    cases = [str(case) for case in evaluation.withheld(scene.landsat)]
+    assert cases[0] == f"{day(3)}/{day(11)}/{day(19)}"
+    assert len(cases) == 3
+
+
+def test_perfect_and_worse_predictions_against_a_truth() -> None:
+    scene = Scene(cloud=0.3)
+    days = [day(n) for n in range(8, 12)]
+    fused = {
+        name: fusion.fuse(scene.landsat, scene.modis, make(name, scene.bands), days) for name in ("delta", "linear")
+    }
+
+    def truth(when: date, bands: object, window: object) -> np.ndarray:
+        return scene.truth((when - day(0)).days)
+
+    table = evaluation.evaluate_truth({n: f.compute() for n, f in fused.items()}, truth, days)
+    assert table["delta"].mean["rmse"] < table["linear"].mean["rmse"]  # type: ignore[operator]
+    assert table["delta"].mean["skill"] == pytest.approx(0, abs=1e-6)
+    exact = xr.Dataset({b: (("time", "y", "x"), np.array([scene.truth(n)[i] for n in range(8, 12)]))
+                        for i, b in enumerate(scene.bands)}, {"time": scene.modis.time.values[8:12]})  # fmt: skip
+    perfect = evaluation.evaluate_truth({"exact": exact}, truth, days)["exact"]
+    assert perfect.mean["rmse"] == 0
+    assert perfect.mean["ssim"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("text", ["2020-01-01", "2020-01-01/2020-01-03/2020-01-02", "a/b/c", ""])
+def test_triplets_that_are_none(text: str) -> None:
+    with pytest.raises(errors.InputError):
+        evaluation.triplets_from_text(text)
+
+
+def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main(evaluate.command)
+    return int(stop.value.code or 0)
+
+
+def test_the_command_writes_the_table_as_json(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = str(shared_data / "pairs" / "salton_sea_nir" / "pairs.toml")
+    target = tmp_path / "out.json"
+    code = run(
+        ["--pairs", pairs, "--triplets", CASES.split(",")[0], "--method", "delta", "--json", str(target)], monkeypatch
+    )
+    assert code == 0
+    found = json.loads(target.read_text())
+    assert found["delta"]["rows"][0]["triplet"] == CASES.split(",")[0]
+    assert {"rmse", "cc", "ssim", "sam", "ergas", "bias"} <= set(found["delta"]["mean"])
+    assert found["delta"]["mean"]["sam"] is None
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "name a run folder"),
+        (["nowhere"], "no such cube"),
+        (["--pairs", "nowhere.toml"], "cannot be read"),
+        (["--pairs", "PAIRS", "--method", "magic"], "magic"),
+        (["--pairs", "PAIRS", "--triplets", "2020-10-02/2020-10-03/2020-10-22", "--method", "delta"], "no fine image"),
+        (["--pairs", "PAIRS", "--bands", "red"], "--bands"),
+        (["--pairs", "PAIRS", "--method", "stfgan", "--model", "none.safetensors"], "none.safetensors"),
+    ],
+)
+def test_bad_input_is_one_line(
+    shared_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    named: str,
+) -> None:
+    pairs = str(shared_data / "pairs" / "salton_sea_nir" / "pairs.toml")
+    assert run([a.replace("PAIRS", pairs) for a in arguments], monkeypatch) == 2
+    err = capsys.readouterr().err.strip()
+    assert named in err
+    assert len(err.splitlines()) == 1

@@ -1,0 +1,67 @@
+"""Pictures hold what they should: pixels, titles, and nothing is left open."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from stfgan_xr import fusion, plots
+from stfgan_xr.predictors.methods import make
+from tests.synthetic import Scene, day
+
+
+@pytest.mark.parametrize("bands", [("red", "nir"), ("blue", "green", "red")])
+@pytest.mark.parametrize("known", [True, False])
+def test_picture_of_a_run(tmp_path: Path, bands: tuple[str, ...], known: bool) -> None:
+    scene = Scene(bands=bands)
+    cube = fusion.fuse(scene.landsat, scene.modis, make("delta", bands), [day(n) for n in range(8, 20)])
+
+    def truth(when: date) -> np.ndarray:
+        return scene.truth((when - day(0)).days)[::-1]
+
+    plots.run_picture(tmp_path / "a.png", scene.landsat, cube.compute(), truth if known else None)
+    image = imread(tmp_path / "a.png")
+    assert image.shape[1] > 1000
+    assert image.shape[0] > (900 if known and len(bands) == 3 else 300)
+    assert image[..., :3].std() > 0.1
+    assert pyplot.get_fignums() == []
+
+
+def test_quicklook_shows_holes_in_grey_and_stretches_the_rest() -> None:
+    image = np.linspace(0.1, 0.3, 3 * 64, dtype="float32").reshape(3, 8, 8)
+    image[:, 2, 3] = np.nan
+    axes = plots.quicklook(Figure().subplots(), image, plots.stretch_of([image]), "now")
+    shown = np.asarray(axes.images[0].get_array())
+    assert shown[2, 3].tolist() == [0.75, 0.75, 0.75]
+    assert shown.min() >= 0
+    assert shown.max() <= 1
+    assert axes.get_title() == "now"
+
+
+def test_time_series_marks_clear_observations_only() -> None:
+    scene = Scene(cloud=0.5)
+    cube = fusion.fuse(scene.landsat, scene.modis, make("linear", scene.bands), [day(n) for n in range(5, 30)])
+    axes = plots.time_series(Figure().subplots(), cube, scene.landsat, "nir", 20, 30)
+    line, points = axes.lines
+    assert len(line.get_xdata()) == 25
+    assert len(points.get_xdata()) == int((scene.landsat.qa.values[:, 20, 30] == 0).sum())
+
+
+def test_calendar_of_clear_shares() -> None:
+    scene = Scene(cloud=0.5)
+    axes = plots.calendar(Figure().subplots(), scene.landsat)
+    heights = [bar.get_height() for bar in axes.patches]
+    np.testing.assert_allclose(heights, (scene.landsat.qa.values == 0).mean(axis=(1, 2)))
+
+
+def test_loss_curves_of_a_short_file(tmp_path: Path) -> None:
+    rows = "\n".join(f"{n},{1 / (n + 1)},{0.5 if n % 2 else ''}" for n in range(50))
+    (tmp_path / "losses.csv").write_text("step,mse_stage1,critic_stage1\n" + rows + "\n")
+    plots.loss_curves(tmp_path / "losses.csv", tmp_path / "losses.png")
+    assert imread(tmp_path / "losses.png")[..., :3].std() > 0.02

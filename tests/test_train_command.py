@@ -1,0 +1,79 @@
+"""Training from the command line, and the weights it leaves used by the others."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import train
+from pipelines.console import main
+from stfgan_xr import fusion, store
+from stfgan_xr.predictors.methods import make
+from tests.synthetic import Scene, day
+
+SMALL = ["--width", "2", "--steps", "4", "--batch", "1", "--patch", "48", "--region", "64", "--samples", "3"]
+
+
+def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main(train.command)
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def cubes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scene, folder = Scene(height=96, width=96, cloud=0.1), tmp_path_factory.mktemp("run")
+    for name, dataset in (("landsat.zarr", scene.landsat), ("modis.zarr", scene.modis)):
+        layout = store.dataset_layout(dataset, dataset.odc.geobox, scene.bands, tile=96, run=4)
+        for task in store.write_tasks(dataset, folder / name, layout, store.prepare(folder / name, layout, {})):
+            task.compute(scheduler="synchronous")
+        store.seal(folder / name)
+    return folder
+
+
+def test_weights_of_the_command_fuse_a_cube(
+    cubes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "weights"
+    assert run(["--cube", str(cubes), "--out", str(out), *SMALL], monkeypatch) == 0
+    assert "RMSE on the withheld days" in capsys.readouterr().out
+    with (out / "training" / "losses.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
+    assert (out / "training" / "losses.png").stat().st_size > 5000
+    config = json.loads((out / "stfgan.json").read_text())
+    assert config["width"] == 2
+    assert config["bands"] == ["red", "nir"]
+    landsat, modis = (store.open_cube(cubes / f"{name}.zarr") for name in ("landsat", "modis"))
+    predictor = make("stfgan", ("red", "nir"), out / "stfgan.safetensors")
+    fused = fusion.fuse(landsat, modis, predictor, [day(14)]).compute()
+    assert np.isfinite(fused.red.values).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--cube"),
+        (["--cube", "nowhere"], "no such cube"),
+        (["--cube", "CUBES", "--gan", "magic"], "--gan"),
+        (["--cube", "CUBES", "--schedule", "magic"], "--schedule"),
+        (["--cube", "CUBES", "--bands", "blue"], "blue"),
+        (["--cube", "CUBES", "--patch", "50"], "multiples"),
+        (["--cube", "CUBES", "--patch", "512", "--region", "512"], "do not fit"),
+        (["--pairs", "nowhere.toml"], "nowhere.toml"),
+    ],
+)
+def test_bad_input_is_one_line(
+    cubes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], named: str,
+) -> None:  # fmt: skip
+    given = [a.replace("CUBES", str(cubes)) for a in arguments]
+    assert run([*given, "--out", str(tmp_path / "w")], monkeypatch) == 2
+    err = capsys.readouterr().err.strip()
+    assert named in err
+    assert len(err.splitlines()) == 1
