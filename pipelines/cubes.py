@@ -195,12 +195,15 @@ def _all_days(pairs: Pairs) -> tuple[date, ...]:
     return calendar.day_range(calendar.from_number(numbers[0]), calendar.from_number(numbers[-1]))
 
 
-def _search(request: Request, folder: Path, catalogs: tuple[Catalog, Catalog]) -> tuple[tuple[Scene, ...], ...]:
-    """Scenes of both sides: those of items.json if it is there, else found and saved there."""
+def _search(
+    request: Request, folder: Path, catalogs: tuple[Catalog, Catalog], keep: bool
+) -> tuple[tuple[Scene, ...], ...]:
+    """Scenes of both sides: those of items.json if a run of this request left one, else found and kept there."""
     from stfgan_xr.catalog import read_scenes, save_scenes, search
 
     items = folder / "items.json"
-    if items.is_file():
+    # Without a run.json nothing says what request the items were found for.
+    if items.is_file() and (folder / "run.json").is_file():
         return read_scenes(items)
     fine, coarse = catalogs
     sides = _sides(fine, coarse)
@@ -220,8 +223,9 @@ def _search(request: Request, folder: Path, catalogs: tuple[Catalog, Catalog]) -
                 f"no {name} imagery in catalog {side.name} over the area within {request.bracket_days} days of "
                 f"{calendar.describe(request.days)}; check --aoi and --dates, or widen --bracket-days"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    save_scenes(items, *found)
+    if keep:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_scenes(items, *found)
     return found
 
 
@@ -241,17 +245,17 @@ def _area(request: Request, fine: Catalog) -> str:
     return str(fine.aoi)
 
 
-def _from_catalog(request: Request, folder: Path) -> Source:
+def _from_catalog(request: Request, folder: Path, keep: bool) -> Source:
     from stfgan_xr.load import load
 
     fine = open_catalog(request.catalog or "")
     coarse = open_catalog(request.coarse_catalog) if request.coarse_catalog else fine
     sides = _sides(fine, coarse)
     grid = nested_grid(read_aoi(_area(request, fine)), crs=request.crs)
-    landsat, modis = _search(request, folder, (fine, coarse))
+    landsat, modis = _search(request, folder, (fine, coarse), keep)
     margin = timedelta(days=request.bracket_days + COARSE_MARGIN)
     every_day = calendar.day_range(request.days[0] - margin, request.days[-1] + margin)
-    items = (folder / "items.json").read_bytes()
+    items = (folder / "items.json").read_bytes() if keep else b""
     origin = {
         "catalog": {"name": fine.name, "path": str(fine.folder), "truth": str(fine.truth) if fine.truth else None},
         "coarse_catalog": coarse.name,
@@ -275,9 +279,9 @@ def _from_pairs(request: Request) -> Source:
     return Source(landsat, modis, landsat.odc.geobox, ratio, request.bands, origin)
 
 
-def open_source(request: Request, folder: Path) -> Source:
-    """Find the imagery of a request; reads no pixels. The scenes found are saved to ``items.json``."""
-    return _from_pairs(request) if request.pairs else _from_catalog(request, folder)
+def open_source(request: Request, folder: Path, keep: bool = True) -> Source:
+    """Find the imagery of a request; reads no pixels. The scenes found are kept in ``items.json``."""
+    return _from_pairs(request) if request.pairs else _from_catalog(request, folder, keep)
 
 
 def _tile(grid: GeoBox, ratio: int, largest: int = FINE_TILE) -> int:
@@ -342,7 +346,10 @@ def check_folder(folder: Path, wanted: dict[str, Any], overwrite: bool) -> dict[
         stored = document["request"]
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
         raise InputError(f"{path} is damaged; choose another --out or add --overwrite") from None
-    store.refuse_difference(folder, stored, json.loads(json.dumps(wanted)))
+    plain = json.loads(json.dumps(wanted))
+    # A folder that holds only cubes knows no method yet; a fusion goes on with it.
+    shared = stored.keys() & plain.keys()
+    store.refuse_difference(folder, {k: stored[k] for k in shared}, {k: plain[k] for k in shared})
     return document
 
 
@@ -380,9 +387,11 @@ def command(
 ) -> None:
     """Find Landsat and MODIS of an area and days and write them as Zarr cubes; the same command again resumes."""
     request = make_request(dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days)
-    if overwrite and (out_folder / "run.json").is_file():
-        check_folder(out_folder, request.identity(), overwrite)
+    document = check_folder(out_folder, request.identity(), overwrite)
     source = open_source(request, out_folder)
+    if not document:
+        facts = {"request": request.identity(), "versions": versions(), "status": "cubes"}
+        write_run(out_folder, facts | source.origin)
     out.print(
         f"grid: {describe(source.grid)}; {len(source.landsat.time)} Landsat days, {len(source.modis.time)} MODIS days"
     )

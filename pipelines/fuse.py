@@ -152,10 +152,10 @@ def command(
         raise InputError(f"--method {method!r} is unknown; choose one of {', '.join(METHODS)}")
     request = cubes.make_request(dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days)
     run = Run(out_folder, request, method, make(method, request.bands, model), keep_observed)
-    document = cubes.check_folder(out_folder, json.loads(json.dumps(run.identity())), overwrite)
+    document = cubes.check_folder(out_folder, run.identity(), overwrite)
     if _finished(run, document):
         return
-    source = cubes.open_source(request, out_folder)
+    source = cubes.open_source(request, out_folder, keep=not plan)
     run = replace(run, predictor=make(method, request.bands, model, source.ratio))
     if plan:
         _show_plan(run, source)

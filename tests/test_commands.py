@@ -176,12 +176,38 @@ def test_workers_give_the_content_of_one_process(finished: Path, catalog: str, t
     assert digest(out) == digest(finished)
 
 
+def test_cubes_first_and_fusion_later_is_the_same_run(
+    finished: Path, catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    from pipelines import cubes
+
+    out = tmp_path / "run"
+    assert run("--catalog", catalog, "--dates", DATES, "--out", str(out), command=cubes.command)[0] == 0
+    assert not (out / "fused.zarr").exists()
+    code, _, err = run("--catalog", catalog, "--dates", "2020-03-02", "--out", str(out), command=cubes.command)
+    assert code == 2
+    assert "dates was" in err
+    assert run(*arguments(catalog, out))[0] == 0
+    assert digest(out) == digest(finished)
+
+
+def test_items_of_another_request_are_not_used(
+    catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "items.json").write_text('{"fine": [], "coarse": []}')  # left by a run that was killed before its run.json
+    code, text, _ = run(*arguments(catalog, out), "--plan")
+    assert code == 0
+    assert "Landsat 0 days" not in text
+
+
 def test_plan_writes_no_cube(catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = run(*arguments(catalog, tmp_path / "run"), "--plan")
     assert code == 0
     assert "fused.zarr" in out
     assert "memory" in out
-    assert not list((tmp_path / "run").glob("*.zarr"))
+    assert not (tmp_path / "run").exists()
 
 
 LINE = {"type": "LineString", "coordinates": [[114, 22], [115, 23]]}
