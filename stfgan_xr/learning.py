@@ -22,6 +22,8 @@ from stfgan_xr.predictors.stages import Architecture, Middle, Network, Pair, anc
 
 Gan = Literal["wgan-clip", "lsgan", "none"]
 GANS: tuple[Gan, ...] = ("wgan-clip", "lsgan", "none")
+FLOOR = 4e-4
+"""Squared error (in the networks' units) of an image that is as good as noise allows."""
 CLIP = 0.01
 """Largest weight of a Wasserstein critic."""
 RISE = 50
@@ -161,6 +163,24 @@ def masked_mse(result: Tensor, target: Tensor, clear: Tensor) -> Tensor:
     return error.sum() / (clear.sum() * result.shape[1]).clamp(min=1)
 
 
+def balance(batch: Batch) -> Tensor:
+    """Weight ``(n,)`` of each image of a batch, of mean 1: the inverse of its anchor's error.
+
+    A few images with abrupt change have errors many times those of the others and would alone decide every step.
+    """
+    with torch.no_grad():
+        base = anchor(batch.pair, batch.days, batch.coarse, 0)
+        error = ((base - batch.target) * 2).square().mean(dim=1) * batch.clear
+        weight = 1 / (error.sum(dim=(1, 2)) / batch.clear.sum(dim=(1, 2)).clamp(min=1) + FLOOR)
+    return weight / weight.mean()
+
+
+def balanced_mse(result: Tensor, target: Tensor, clear: Tensor, weight: Tensor) -> Tensor:
+    """:func:`masked_mse` with weights ``(n,)`` of the images."""
+    error = ((result - target) * 2).square().mean(dim=1) * clear
+    return (weight * error.sum(dim=(1, 2)) / clear.sum(dim=(1, 2)).clamp(min=1)).mean()
+
+
 def usable(clear: Tensor, step: int) -> Tensor:
     """Where every one of ``step x step`` pixels is clear: ``(n, y, x)``."""
     return average(clear[:, None].float(), step)[:, 0] == 1
@@ -273,11 +293,15 @@ def _train_critics(run: Run, stages: Sequence[Stage]) -> dict[str, float]:
     return losses
 
 
-def _generator_losses(run: Run, step: Step, stages: Sequence[Stage]) -> tuple[Tensor, dict[str, float]]:
+def _generator_losses(
+    run: Run, step: Step, stages: Sequence[Stage], weight: Tensor | None
+) -> tuple[Tensor, dict[str, float]]:
     losses, total = {}, torch.zeros((), device=run.device)
     for number, stage in enumerate(stages):
         squared = masked_mse(stage.result, stage.target, stage.clear)
         losses[f"mse_stage{number + 1}"] = squared.item()
+        if weight is not None:
+            squared = balanced_mse(stage.result, stage.target, stage.clear, weight)
         total = total + squared
         if step.adversarial:
             score = run.critics[number].requires_grad_(False)(stage.result * 2 - 1)
@@ -302,7 +326,8 @@ def train_step(run: Run, step: Step, batch: Batch) -> dict[str, float]:
         stages = predict(run.network, batch, step.settled)
         if step.adversarial:
             losses |= _train_critics(run, stages)
-        total, of_generators = _generator_losses(run, step, stages)
+        weight = balance(batch) if run.network.architecture.anchor == "delta" else None
+        total, of_generators = _generator_losses(run, step, stages, weight)
     total.backward()  # type: ignore[no-untyped-call]
     run.optimiser.step()
     if not math.isfinite(total.item()):
