@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from pyproj import CRS, Transformer
 from scipy import ndimage
 
 from stfgan_xr.days import day_range, to_number
-from stfgan_xr.errors import InputError
+from stfgan_xr.errors import InputError, ResourceError
 from stfgan_xr.files import write_json, write_text
 from stfgan_xr.grid import Window
 from stfgan_xr.landscape import MARGIN, Day, World
@@ -38,15 +39,26 @@ from stfgan_xr.sensors import BANDS, LANDSAT_OLI, MCD43A4
 
 __all__ = ["World", "default_folder", "ensure_world", "passes", "read_world", "write_world"]
 
-VERSION = 1
+VERSION = 2
+"""Raised whenever the same world would give other files."""
 SINUSOIDAL = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
 MODIS_PIXEL = 463.312716527778
 MODIS_ORIGIN = (-20015109.354, 10007554.677)
 ASSETS = {"blue": "blue", "green": "green", "red": "red", "nir": "nir08", "swir1": "swir16", "swir2": "swir22"}
 MODIS_BAND = {"blue": 3, "green": 4, "red": 1, "nir": 2, "swir1": 6, "swir2": 7}
 
-# QA_PIXEL words of Landsat 8-9 Collection 2 (LSDS-1619, table 6-3).
-QA_FILL, QA_LAND, QA_WATER, QA_DILATED, QA_CLOUD, QA_SHADOW, QA_CIRRUS = 1, 21824, 21952, 21826, 22280, 23888, 54596
+# What lies between the land and the sensor; of several, the one with the greatest number is stated.
+CLEAR, CIRRUS, SHADOW, DILATED, CLOUD, OUTSIDE = range(6)
+
+# QA_PIXEL words of Landsat 8-9 Collection 2 (LSDS-1619, table 6-3) in that order, over land and over water.
+QA_FILL = 1
+QA_WORDS = ((21824, 21952), (54596, 54596), (23888, 23952), (21826, 21890), (22280, 22280), (QA_FILL, QA_FILL))
+
+COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+EXTENSIONS = tuple(
+    f"https://stac-extensions.github.io/{name}/schema.json"
+    for name in ("projection/v1.1.0", "raster/v1.1.0", "eo/v1.1.0")
+)
 
 Float = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint16]
@@ -79,29 +91,58 @@ def read_world(folder: Path) -> World:
         raise InputError(f"{folder}: no demo world there ({type(error).__name__})") from None
 
 
+def _holds(folder: Path, world: World) -> bool:
+    """Whether a folder holds a world's files; another world's are an error."""
+    try:
+        text = (folder / "world.json").read_text(encoding="utf-8")
+        stored = json.loads(text)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: world.json is unreadable ({type(error).__name__}); remove the folder") from None
+    if stored != _parameters(world):
+        raise InputError(f"{folder} holds another demo world ({stored}); remove it or choose another folder")
+    return True
+
+
 def ensure_world(world: World, folder: Path) -> Path:
     """Write a world's files, unless they are there; the folder.
+
+    The files are written beside the folder and moved there at once, so that a folder is either whole or absent.
 
     Raises
     ------
     InputError
         If the folder holds something else.
+    ResourceError
+        If the files cannot be written.
     """
-    if (folder / "world.json").is_file():
-        stored = json.loads((folder / "world.json").read_text(encoding="utf-8"))
-        if stored == _parameters(world):
-            return folder
-        raise InputError(f"{folder} holds another demo world ({stored}); choose another folder")
-    if folder.exists() and any(folder.iterdir()):
+    if _holds(folder, world):
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty; choose another folder")
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_world(world, partial)
-    if folder.exists():
-        folder.rmdir()
-    partial.rename(folder)
+    try:
+        partial.mkdir(parents=True)
+        write_world(world, partial)
+        _move(partial, folder, world)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ResourceError(f"{folder}: cannot write the demo world ({reason}); make room or choose another") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _move(partial: Path, folder: Path, world: World) -> None:
+    try:
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    except OSError:  # another process was faster: its files are as good, if they are of the same world
+        if not _holds(folder, world):
+            raise
 
 
 def write_world(world: World, folder: Path) -> None:
@@ -145,6 +186,7 @@ def _write_collection(world: World, folder: Path, items: list[dict[str, Any]]) -
     write_json(folder / "collection.json", collection)
 
 
+@lru_cache
 def _footprint(grid: GeoBox) -> dict[str, Any]:
     area = grid.extent.to_crs("EPSG:4326", resolution=grid.resolution.x * 200)
     box = area.boundingbox
@@ -181,17 +223,20 @@ def _wide(world: World) -> tuple[int, int]:
     return world.shape[0] + 2 * MARGIN, world.shape[1] + 2 * MARGIN
 
 
-def _clouds(overpass: _Pass) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Cloud, shadow and thin cirrus over grid plus margin."""
+def _sky(overpass: _Pass) -> npt.NDArray[np.uint8]:
+    """Cloud, the ring around it, shadow and thin cirrus over grid plus margin; OUTSIDE beyond the swath."""
     rng, shape = overpass.rng, _wide(overpass.world)
     cloudy = rng.random() < overpass.world.cloudiness
     share = rng.beta(1.2, 1.6) if cloudy else 0.06 * rng.random()
     field = _noise(rng, shape, 70) + 0.35 * _noise(rng, shape, 14)
     cloud = field > np.quantile(field, 1 - share)
-    cirrus_field = _noise(rng, shape, 110)
-    cirrus = cirrus_field > (1.6 if rng.random() < 0.3 else 9)
-    shadow = np.roll(cloud, (7, -10), (0, 1)) & ~cloud
-    return cloud, shadow, cirrus
+    high = _noise(rng, shape, 110) > (1.6 if rng.random() < 0.3 else 9)
+    sky = np.full(shape, CLEAR, np.uint8)
+    dilated = ndimage.binary_dilation(cloud, iterations=3)
+    for mask, state in ((high, CIRRUS), (np.roll(cloud, (7, -10), (0, 1)), SHADOW), (dilated, DILATED), (cloud, CLOUD)):
+        sky[mask] = state
+    sky[~_swath(overpass)] = OUTSIDE
+    return sky
 
 
 def _noise(rng: np.random.Generator, shape: Sequence[int], spacing: int) -> Float:
@@ -209,29 +254,24 @@ def _lerp(values: Float, at: npt.NDArray[np.floating], axis: int) -> Float:
     return np.asarray(lower + (upper - lower) * t, np.float32)
 
 
-def _quality(truth: Day, cloud: Any, shadow: Any, cirrus: Any) -> Words:
-    words = np.where(truth.band("nir") < 0.06, QA_WATER, QA_LAND).astype(np.uint16)
-    dilated = ndimage.binary_dilation(cloud, iterations=3)
-    for mask, word in ((cirrus, QA_CIRRUS), (shadow, QA_SHADOW), (dilated, QA_DILATED), (cloud, QA_CLOUD)):
-        words[mask] = word
-    return words
-
-
 def _everywhere(world: World, day: date) -> Day:
     height, width = world.shape
     return world.on(day, Window(-MARGIN, height + MARGIN, -MARGIN, width + MARGIN))
 
 
-def _seen(overpass: _Pass, truth: Day, band: str, cloud: Any, shadow: Any, cirrus: Any) -> Float:
-    """What the sensor measures of a band over grid plus margin, in reflectance."""
+def _seen(overpass: _Pass, surface: Float, sky: npt.NDArray[np.uint8], band: str) -> Float:
+    """What the sensor measures of a band in a scene's own pixels, in reflectance; NaN stays."""
     number = BANDS.index(band)
     rng = overpass.world.rng(21, overpass.path, to_number(overpass.day), number)
-    value = truth.band(band) * (1 + 0.01 * rng.standard_normal())
-    value = np.where(shadow, value * 0.45, value)
-    value = value + np.where(cirrus, np.float32(0.03), np.float32(0))
-    white = (0.55, 0.56, 0.58, 0.62, 0.45, 0.35)[number]
-    value = np.where(cloud, white + 0.08 * _noise(rng, value.shape, 12), value)
-    return np.asarray(value + overpass.world.noise * rng.standard_normal(value.shape, np.float32), np.float32)
+    gain = np.float32(1 + 0.01 * rng.standard_normal())
+    passed = np.ones(len(QA_WORDS), np.float32)
+    passed[SHADOW], passed[CLOUD] = 0.45, 0
+    added = np.zeros(len(QA_WORDS), np.float32)
+    added[CIRRUS], added[CLOUD] = 0.03, (0.55, 0.56, 0.58, 0.62, 0.45, 0.35)[number]
+    value = surface * (gain * passed)[sky] + added[sky]
+    value += np.where(sky == CLOUD, np.float32(0.08) * _noise(rng, value.shape, 12), np.float32(0))
+    value += np.float32(overpass.world.noise) * rng.standard_normal(value.shape, np.float32)
+    return np.asarray(value, np.float32)
 
 
 def _swath(overpass: _Pass) -> npt.NDArray[np.bool_]:
@@ -291,23 +331,28 @@ def _frame(overpass: _Pass) -> _Frame:
 
 def _landsat_images(overpass: _Pass, frame: _Frame) -> dict[str, Words]:
     """The layers of an overpass over its whole frame, by asset name."""
-    cloud, shadow, cirrus = _clouds(overpass)
-    inside, truth = _swath(overpass), _everywhere(overpass.world, overpass.day)
-    words = np.where(inside, _quality(truth, cloud, shadow, cirrus), QA_FILL).astype(np.uint16)
-    quality = frame.sample(words, 0, QA_FILL).astype(np.uint16)
-    out, saturated = {"qa_pixel": quality}, np.zeros(quality.shape, np.uint16)
-    bits = dict(LANDSAT_OLI.saturation_bits)
+    # The land is interpolated, the sky is not: it is laid over it, with the noise, in the scene's own pixels, so that
+    # a pixel that is stated as clear holds nothing of a cloud or shadow beside it.
+    truth, sky = _everywhere(overpass.world, overpass.day), frame.sample(_sky(overpass), 0, OUTSIDE)
+    water = frame.sample(truth.band("nir"), 1, np.nan) < 0.06
+    hole, saturated = sky == OUTSIDE, np.zeros(sky.shape, np.uint16)
+    bits, out = dict(LANDSAT_OLI.saturation_bits), {}
     for band in BANDS:
-        seen = np.where(inside, _seen(overpass, truth, band, cloud, shadow, cirrus), np.nan)
-        raw = frame.sample(seen, 1, np.nan)
+        raw = _seen(overpass, frame.sample(truth.band(band), 1, np.nan), sky, band)
         counts = np.rint((np.nan_to_num(raw) - LANDSAT_OLI.offset) / LANDSAT_OLI.scale).clip(1, 65535)
         saturated |= np.where(raw > 0.68, np.uint16(1 << bits[band]), np.uint16(0))
-        out[ASSETS[band]] = np.where(np.isnan(raw) | (quality == QA_FILL), 0, counts).astype(np.uint16)
-    hole = np.logical_or.reduce([out[ASSETS[band]] == 0 for band in BANDS])
-    for name in out:
-        out[name][hole] = QA_FILL if name == "qa_pixel" else 0
-    out["qa_radsat"] = np.where(hole, np.uint16(0), saturated)
+        hole |= np.isnan(raw)
+        out[ASSETS[band]] = counts.astype(np.uint16)
+    out |= {"qa_pixel": np.array(QA_WORDS, np.uint16)[sky, water.astype(np.uint8)], "qa_radsat": saturated}
+    for name, image in out.items():
+        image[hole] = QA_FILL if name == "qa_pixel" else 0
     return out
+
+
+def _cloud_cover(words: Words) -> float:
+    """Per cent of a scene's pixels that are cloud."""
+    seen = words != QA_FILL
+    return round(100 * float((words == QA_WORDS[CLOUD][0]).sum()) / max(int(seen.sum()), 1), 2)
 
 
 def _landsat_items(world: World, folder: Path) -> Iterator[dict[str, Any]]:
@@ -320,7 +365,8 @@ def _landsat_items(world: World, folder: Path) -> Iterator[dict[str, Any]]:
             for row, (top, bottom) in ((44, (0, int(height * 0.56))), (45, (int(height * 0.44), height))):
                 grid = frame.grid[top:bottom, :]
                 part = {name: image[top:bottom] for name, image in images.items()}
-                item = _landsat_item(overpass, grid, row, "T1", "02")
+                cloud = _cloud_cover(part["qa_pixel"])
+                item = _landsat_item(overpass, grid, row, "T1", "02", cloud)
                 yield _write_scene(item, part, grid, folder, pool)
                 if twins:  # the first scene was processed twice, and has a tier 2 twin: both must lose
                     worse = {
@@ -328,36 +374,39 @@ def _landsat_items(world: World, folder: Path) -> Iterator[dict[str, Any]]:
                         for name, image in part.items()
                     }
                     worse = {name: image.astype(np.uint16) for name, image in worse.items()}
-                    old = _landsat_item(overpass, grid, row, "T1", "01")
-                    yield _write_scene(old, worse, grid, folder, pool)
-                    yield _write_scene(_landsat_item(overpass, grid, row, "T2", "03"), worse, grid, folder, pool)
+                    for tier, processing in (("T1", "01"), ("T2", "03")):
+                        twin = _landsat_item(overpass, grid, row, tier, processing, cloud)
+                        yield _write_scene(twin, worse, grid, folder, pool)
                     twins = False
 
 
 def _write_scene(
     item: dict[str, Any], images: dict[str, Any], grid: GeoBox, folder: Path, pool: ThreadPoolExecutor
 ) -> dict[str, Any]:
-    hrefs = item.pop("_hrefs")
+    """Write an item's images; the item without what only the writing needs. An array named twice is written once."""
+    hrefs, nodata, first = item.pop("_hrefs"), item.pop("_nodata"), dict[int, str]()
+    for name, image in images.items():
+        first.setdefault(id(image), name)
     jobs = [
-        pool.submit(write_cog, folder / hrefs[name], image, grid, item["_nodata"].get(name))
-        for name, image in images.items()
+        pool.submit(write_cog, folder / hrefs[name], images[name], grid, nodata.get(name)) for name in first.values()
     ]
     for job in jobs:
         job.result()
-    item.pop("_nodata")
+    for name, image in images.items():
+        if first[id(image)] != name:
+            shutil.copyfile(folder / hrefs[first[id(image)]], folder / hrefs[name])
     return item
 
 
-def _landsat_item(overpass: _Pass, grid: GeoBox, row: int, tier: str, processing: str) -> dict[str, Any]:
+def _landsat_item(overpass: _Pass, grid: GeoBox, row: int, tier: str, processing: str, cloud: float) -> dict[str, Any]:
     day, platform, path = overpass.day, overpass.platform, overpass.path
     name = f"LC0{platform}_L2SP_{path}{row:03d}_{day:%Y%m%d}_02_{tier}"
     processed = day + timedelta(days=12 * int(processing))
     stem = f"{name}_{processed:%Y%m%d}"
     coded = [{"scale": 2.75e-05, "nodata": 0, "offset": -0.2, "data_type": "uint16", "spatial_resolution": 30}]
     hrefs = {asset: f"{stem}_{asset}.tif" for asset in (*ASSETS.values(), "qa_pixel", "qa_radsat")}
-    kind = "image/tiff; application=geotiff; profile=cloud-optimized"
     assets: dict[str, Any] = {
-        asset: {"href": f"./{href}", "type": kind, "roles": ["data"]} for asset, href in hrefs.items()
+        asset: {"href": f"./{href}", "type": COG, "roles": ["data"]} for asset, href in hrefs.items()
     }
     for band, asset in ASSETS.items():
         assets[asset] |= {"raster:bands": coded, "eo:bands": [{"name": f"OLI_{band}", "common_name": asset}]}
@@ -365,7 +414,7 @@ def _landsat_item(overpass: _Pass, grid: GeoBox, row: int, tier: str, processing
         "datetime": f"{day}T02:5{row - 43}:08.935246Z", "created": f"{processed}T09:20:11.670692Z", "gsd": 30,
         "platform": f"landsat-{platform}", "instruments": ["oli", "tirs"],
         "proj:epsg": grid.crs.epsg if grid.crs else None,
-        "proj:shape": list(grid.shape), "proj:transform": list(grid.affine)[:6], "eo:cloud_cover": 0.0,
+        "proj:shape": list(grid.shape), "proj:transform": list(grid.affine)[:6], "eo:cloud_cover": cloud,
         "landsat:wrs_path": f"{path:03d}", "landsat:wrs_row": f"{row:03d}", "landsat:wrs_type": "2",
         "landsat:collection_category": tier, "landsat:collection_number": "02", "landsat:correction": "L2SP",
     }  # fmt: skip
@@ -379,8 +428,8 @@ def _item(
     name: str, collection: str, properties: dict[str, Any], assets: dict[str, Any], grid: GeoBox
 ) -> dict[str, Any]:
     return {
-        "type": "Feature", "stac_version": "1.0.0", "id": name, "collection": collection, "stac_extensions": [],
-        **_footprint(grid), "properties": properties, "assets": assets,
+        "type": "Feature", "stac_version": "1.0.0", "stac_extensions": list(EXTENSIONS), "id": name,
+        "collection": collection, **_footprint(grid), "properties": properties, "assets": assets,
     }  # fmt: skip
 
 
@@ -413,6 +462,14 @@ def _sinusoidal(world: World) -> _Sinusoidal:
     return _Sinusoidal(grid, down / 4 - 0.5, across / 4 - 0.5, inside)
 
 
+def _spread(small: Float) -> Float:
+    """What a detector sees around each 120 m cell: a box of a pixel, spread by a Gaussian."""
+    # Five cells of which the outer two count half are a pixel's width, centred on a cell; four would lie 60 m off.
+    for axis in (0, 1):
+        small = ndimage.correlate1d(small, (0.125, 0.25, 0.25, 0.25, 0.125), axis)
+    return np.asarray(ndimage.gaussian_filter(small, 1.2), np.float32)
+
+
 def _modis_images(
     world: World, day: date, at: _Sinusoidal
 ) -> tuple[dict[str, npt.NDArray[np.int16]], npt.NDArray[np.uint8]]:
@@ -428,9 +485,7 @@ def _modis_images(
     for number, band in enumerate(BANDS):
         truth = view.band(band)
         small = truth.reshape(truth.shape[0] // 4, 4, truth.shape[1] // 4, 4).mean((1, 3))
-        # A detector sees a little more than its pixel: box of a pixel, spread by a Gaussian.
-        spread = ndimage.gaussian_filter(ndimage.uniform_filter(small, 4), 1.2)
-        seen = ndimage.map_coordinates(spread, [at.rows, at.columns], order=1, mode="nearest")
+        seen = ndimage.map_coordinates(_spread(small), [at.rows, at.columns], order=1, mode="nearest")
         seen = seen * gains[number] + 1.5 * world.noise * rng.standard_normal(seen.shape)
         raw = np.rint(seen / MCD43A4.scale).clip(0, 32766)
         counts[band] = np.where(quality > 1, MCD43A4.fill, raw).astype(np.int16)
@@ -446,12 +501,11 @@ def _modis_items(world: World, folder: Path) -> Iterator[dict[str, Any]]:
             counts, quality = _modis_images(world, day, at)
             for tile, columns in tiles:
                 grid = at.grid[:, columns]
-                images: dict[str, Any] = {
-                    f"Nadir_Reflectance_Band{MODIS_BAND[b]}": counts[b][:, columns] for b in BANDS
-                }
-                images |= {
-                    f"BRDF_Albedo_Band_Mandatory_Quality_Band{MODIS_BAND[b]}": quality[:, columns] for b in BANDS
-                }
+                words = quality[:, columns]
+                images: dict[str, Any] = {}
+                for band, modis in MODIS_BAND.items():
+                    images[f"Nadir_Reflectance_Band{modis}"] = counts[band][:, columns]
+                    images[f"BRDF_Albedo_Band_Mandatory_Quality_Band{modis}"] = words
                 yield _write_scene(_modis_item(day, tile, grid), images, grid, folder, pool)
 
 
@@ -462,23 +516,27 @@ def _modis_item(day: date, tile: str, grid: GeoBox) -> dict[str, Any]:
     number = to_number(day)
     for band, modis in MODIS_BAND.items():
         values, words = f"Nadir_Reflectance_Band{modis}", f"BRDF_Albedo_Band_Mandatory_Quality_Band{modis}"
-        coded = [{"scale": 0.0001, "data_type": "int16", "spatial_resolution": 500}]
+        coded = {"data_type": "int16", "spatial_resolution": 500, "scale": 0.0001}
         assets[values] = {
-            "href": f"./{name}_{values}.tif",
-            "eo:bands": [{"name": values, "common_name": band}],
-            "raster:bands": coded,
-        }
-        assets[words] = {"href": f"./{name}_{words}.tif"}
+            "href": f"./{name}_{values}.tif", "type": COG, "roles": ["data", "reflectance"], "raster:bands": [coded],
+            "eo:bands": [{"name": values, "common_name": ASSETS[band]}],
+        }  # fmt: skip
+        assets[words] = {
+            "href": f"./{name}_{words}.tif", "type": COG, "roles": ["data"], "eo:bands": [{"name": words}],
+            "raster:bands": [{"data_type": "uint8", "spatial_resolution": 500}],
+        }  # fmt: skip
         if number % 2:  # some files state their fill value, some do not
             nodata |= {values: MCD43A4.fill, words: MCD43A4.quality_fill}
     # The stated day is the id's; datetime lies almost four days later, or is null.
     span = {"start_datetime": f"{day}T00:00:00Z", "end_datetime": f"{day + timedelta(days=7)}T23:59:59Z"}
     moment = f"{day + timedelta(days=3)}T23:59:59.999500Z" if number % 5 else None
+    # Platform and instruments are as empty, and the CRS is in the old form of WKT, as in recorded items.
     properties = span | {
-        "datetime": moment, "platform": "terra", "instruments": ["modis"],
-        "created": f"{day + timedelta(days=9)}T00:00:00Z",
-        "proj:epsg": None, "proj:wkt2": grid.crs.to_wkt() if grid.crs else "", "proj:shape": list(grid.shape),
-        "proj:transform": list(grid.affine)[:6],
+        "datetime": moment, "platform": "", "instruments": [], "created": f"{day + timedelta(days=9)}T00:00:00Z",
+        "modis:horizontal-tile": int(tile[1:3]), "modis:vertical-tile": int(tile[4:6]),
+        "modis:tile-id": f"510{tile[1:3]}0{tile[4:6]}",
+        "proj:epsg": None, "proj:wkt2": CRS.from_user_input(SINUSOIDAL).to_wkt("WKT1_GDAL"),
+        "proj:shape": list(grid.shape), "proj:transform": list(grid.affine)[:6],
     }  # fmt: skip
     hrefs = {asset: value["href"][2:] for asset, value in assets.items()}
     return _item(name, "modis-43A4-061", properties, assets, grid) | {"_hrefs": hrefs, "_nodata": nodata}
