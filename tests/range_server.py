@@ -14,19 +14,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-FOLDER, LOG = Path(sys.argv[1]), Path(sys.argv[2])
 SEEN: Counter[str] = Counter()
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    folder: Path
+    log: Path
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         _, behaviour, name = parts.path.split("/", 2)
         count = SEEN[parts.path]
         SEEN[parts.path] += 1
-        with LOG.open("a") as log:
+        with self.log.open("a") as log:
             log.write(f"{self.command} {self.path} {self.headers.get('Range')}\n")
         kind, *numbers = behaviour.split("-")
         if kind == "reset" and count < int(numbers[0]):
@@ -39,11 +40,11 @@ class Handler(BaseHTTPRequestHandler):
             status = int(numbers[0])
         if kind == "sig" and f"sig={numbers[0]}" not in parts.query:
             status = 403
-        if status == 200 and not (FOLDER / name).is_file():
+        if status == 200 and not (self.folder / name).is_file():
             status = 404
         if status != 200:
             return self._send(status, b"", {})
-        return self._part((FOLDER / name).read_bytes(), kind == "half" and count < int(numbers[0]))
+        return self._part((self.folder / name).read_bytes(), kind == "half" and count < int(numbers[0]))
 
     do_HEAD = do_GET
 
@@ -73,6 +74,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    Handler.folder, Handler.log = Path(sys.argv[1]), Path(sys.argv[2])
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     sys.stdout.write(f"{server.server_address[1]}\n")
     sys.stdout.flush()

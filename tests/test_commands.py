@@ -101,6 +101,21 @@ def test_fused_is_closer_to_the_truth_than_the_nearest_observation(finished: Pat
     assert error(open_cube(finished / "fused.zarr")) < error(copied.compute())
 
 
+def test_without_a_method_it_is_stfgan_with_the_weights_of_the_package(
+    finished: Path, catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    out = tmp_path / "run"
+    assert run("--catalog", catalog, "--dates", DATES, "--out", str(out))[0] == 0
+    request = json.loads((out / "run.json").read_text())["request"]
+    assert request["method"] == "stfgan"
+    assert len(request["model"]) == 64
+    ours, anchor = open_cube(out / "fused.zarr"), open_cube(finished / "fused.zarr")
+    bracketed = (ours.qa.values & Quality.NODATA) == 0
+    np.testing.assert_array_equal(bracketed, (anchor.qa.values & Quality.NODATA) == 0)
+    off = np.abs(ours.nir.values - anchor.nir.values)[bracketed]
+    assert 0 < off.mean() < 0.02  # a correction of delta, neither nothing nor everything
+
+
 def test_same_run_again_does_nothing_and_says_so(
     finished: Path, catalog: str, run: Callable[..., tuple[int, str, str]]
 ) -> None:
