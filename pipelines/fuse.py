@@ -37,6 +37,7 @@ class Run:
     method: str
     predictor: Predictor
     keep_observed: bool
+    tile: int = 1024
 
     def identity(self) -> dict[str, Any]:
         """Parameters that must be the same for the folder to be gone on with."""
@@ -55,7 +56,7 @@ class Run:
         """The fusion of two cubes, laid out."""
         return fusion.plan(
             landsat, modis, self.predictor, self.request.days,
-            bracket_days=self.request.bracket_days, keep_observed=self.keep_observed,
+            bracket_days=self.request.bracket_days, keep_observed=self.keep_observed, tile=self.tile,
         )  # fmt: skip
 
     def document(self, **more: Any) -> dict[str, Any]:
@@ -133,6 +134,9 @@ def command(
     keep_observed: Annotated[
         bool, typer.Option(help="A clear Landsat observation of the day is the product there.")
     ] = True,
+    tile: Annotated[
+        int, typer.Option(min=64, max=8192, help="Largest side of a block in fine pixels: smaller needs less memory.")
+    ] = 1024,
     workers: cubes.Workers = None,
     scheduler: cubes.Scheduler = None,
     cluster: cubes.ClusterKind = "local",
@@ -151,7 +155,7 @@ def command(
     if method not in METHODS:
         raise InputError(f"--method {method!r} is unknown; choose one of {', '.join(METHODS)}")
     request = cubes.make_request(dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days)
-    run = Run(out_folder, request, method, make(method, request.bands, model), keep_observed)
+    run = Run(out_folder, request, method, make(method, request.bands, model), keep_observed, tile)
     document = cubes.check_folder(out_folder, run.identity(), overwrite)
     if _finished(run, document):
         return

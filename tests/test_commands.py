@@ -188,9 +188,9 @@ def test_sigterm_ends_with_143_and_can_be_resumed(finished: Path, catalog: str, 
     assert digest(out) == digest(finished)
 
 
-def test_workers_give_the_content_of_one_process(finished: Path, catalog: str, tmp_path: Path) -> None:
+def test_workers_and_smaller_blocks_give_the_content_of_one_process(finished: Path, catalog: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "pipelines.fuse", *arguments(catalog, out), "--workers", "2"]
+    command = [sys.executable, "-m", "pipelines.fuse", *arguments(catalog, out), "--workers", "2", "--tile", "64"]
     subprocess.run(command, check=True, timeout=110, stderr=subprocess.DEVNULL)
     assert digest(out) == digest(finished)
 
