@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_counts_keep_the_shape_and_take_strided_arrays() -> None:
 @pytest.mark.parametrize("sensor", [LANDSAT_OLI, LANDSAT_TM], ids=lambda s: s.name)
 def test_every_qa_pixel_word_is_read_as_the_guide_says(sensor: Sensor) -> None:
     expected = [observation_of({name for bit, name in QA_PIXEL.items() if word >> bit & 1}) for word in range(65536)]
-    assert sensors.landsat_observation(EVERY_WORD, NO_WORD, sensor, BANDS).tolist() == expected
+    assert sensors.observation_of(np.stack([EVERY_WORD, NO_WORD]), sensor, BANDS).tolist() == expected
 
 
 @pytest.mark.parametrize("bands", [BANDS, ("red", "nir"), ("swir1",), ("blue", "swir2")], ids="-".join)
@@ -92,13 +93,13 @@ def test_every_qa_pixel_word_is_read_as_the_guide_says(sensor: Sensor) -> None:
 def test_every_qa_radsat_word_is_read_as_the_guide_says(sensor: Sensor, bands: tuple[str, ...]) -> None:
     bits = [BAND_NUMBER[sensor.name][band] - 1 for band in bands]
     expected = [int(Observation.SATURATED) if any(word >> bit & 1 for bit in bits) else 0 for word in range(65536)]
-    assert sensors.landsat_observation(NO_WORD, EVERY_WORD, sensor, bands).tolist() == expected
+    assert sensors.observation_of(np.stack([NO_WORD, EVERY_WORD]), sensor, bands).tolist() == expected
 
 
 def test_pixel_and_saturation_words_add_up() -> None:
-    both = sensors.landsat_observation(EVERY_WORD, EVERY_WORD[::-1], LANDSAT_OLI, BANDS)
-    pixel = sensors.landsat_observation(EVERY_WORD, NO_WORD, LANDSAT_OLI, BANDS)
-    saturated = sensors.landsat_observation(NO_WORD, EVERY_WORD[::-1], LANDSAT_OLI, BANDS)
+    both = sensors.observation_of(np.stack([EVERY_WORD, EVERY_WORD[::-1]]), LANDSAT_OLI, BANDS)
+    pixel = sensors.observation_of(np.stack([EVERY_WORD, NO_WORD]), LANDSAT_OLI, BANDS)
+    saturated = sensors.observation_of(np.stack([NO_WORD, EVERY_WORD[::-1]]), LANDSAT_OLI, BANDS)
     np.testing.assert_array_equal(both, pixel | saturated)
 
 
@@ -117,7 +118,7 @@ def test_pixel_and_saturation_words_add_up() -> None:
     ],
 )
 def test_common_words_of_the_guide_mean_what_it_says(word: int, names: set[str]) -> None:
-    got = sensors.landsat_observation(np.array([word], np.uint16), np.zeros(1, np.uint16), LANDSAT_OLI, BANDS)
+    got = sensors.observation_of(np.array([[word], [0]], np.uint16), LANDSAT_OLI, BANDS)
     assert got.tolist() == [observation_of(names)]
 
 
@@ -206,6 +207,89 @@ def test_quality_layers_of_a_request_follow_its_bands() -> None:
     assert LANDSAT_TM.quality_roles(("nir", "blue")) == ("qa_pixel", "qa_radsat")
 
 
+# Written from the product guides, value by value, as texts of bits (most significant first) where they are bit fields.
+SCENE_CLASS = {
+    0: {"FILL"}, 1: {"SATURATED"}, 2: {"LOW_QUALITY"}, 3: {"SHADOW"}, 4: set(), 5: set(), 6: {"WATER"},
+    7: {"LOW_QUALITY"}, 8: {"CLOUD"}, 9: {"CLOUD"}, 10: {"CIRRUS"}, 11: {"SNOW"},
+}  # fmt: skip
+
+
+def of_fmask(word: int) -> set[str]:
+    """HLS v2.0 User Guide, table 9."""
+    if word == 255:
+        return {"FILL"}
+    bits = f"{word:08b}"
+    named = zip(bits[2:7], ("WATER", "SNOW", "SHADOW", "DILATED_CLOUD", "CLOUD"), strict=True)
+    return {name for bit, name in named if bit == "1"} | ({"LOW_QUALITY"} if bits[:2] == "11" else set())
+
+
+def of_mod09_state(word: int) -> set[str]:
+    """MOD09 v6.1 User Guide, table of the state QA."""
+    if word == 65535:
+        return {"FILL"}
+    bits = f"{word:016b}"
+    internal_snow, adjacent, snow, internal_cloud = bits[0], bits[2], bits[3], bits[5]
+    cirrus, aerosol, land, shadow, cloud = bits[6:8], bits[8:10], bits[10:13], bits[13], bits[14:16]
+    said = {
+        "SNOW": "1" in internal_snow + snow,
+        "DILATED_CLOUD": adjacent == "1",
+        "CLOUD": internal_cloud == "1" or cloud in ("01", "10"),
+        "CIRRUS": cirrus in ("10", "11"),
+        "LOW_QUALITY": aerosol == "11",
+        "WATER": land in ("000", "011", "101", "110", "111"),
+        "SHADOW": shadow == "1",
+    }
+    return {name for name, holds in said.items() if holds}
+
+
+@pytest.mark.parametrize(
+    ("sensor", "size", "meaning"),
+    [
+        (sensors.HLS_L30, 256, of_fmask),
+        (sensors.HLS_S30, 256, of_fmask),
+        (sensors.SENTINEL_2, 256, lambda word: SCENE_CLASS.get(word, {"FILL"})),
+        (sensors.SENTINEL_2_OFFSET, 256, lambda word: SCENE_CLASS.get(word, {"FILL"})),
+        (sensors.MOD09GA, 65536, of_mod09_state),
+        (sensors.MOD09A1, 65536, of_mod09_state),
+        (sensors.MOD09Q1, 65536, of_mod09_state),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_every_quality_word_is_read_as_its_guide_says(
+    sensor: Sensor, size: int, meaning: Callable[[int], set[str]]
+) -> None:
+    words = np.arange(size, dtype=sensor.quality_dtype)
+    expected = [observation_of(meaning(word)) for word in range(size)]
+    assert sensors.observation_of(words[None], sensor, BANDS).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("sensor", "low", "high", "fill", "scale", "offset"),
+    [
+        (sensors.HLS_L30, -9998, 32767, -9999, "0.0001", "0"),
+        (sensors.HLS_S30, -9998, 32767, -9999, "0.0001", "0"),
+        (sensors.SENTINEL_2, 1, 32767, 0, "0.0001", "0"),
+        (sensors.SENTINEL_2_OFFSET, 1, 33767, 0, "0.0001", "-0.1"),
+        (sensors.VNP43IA4, 0, 32766, 32767, "0.0001", "0"),
+        (sensors.VNP43MA4, 0, 32766, 32767, "0.0001", "0"),
+        (sensors.MOD09GA, -100, 16000, -28672, "0.0001", "0"),
+        (sensors.MOD09A1, -100, 16000, -28672, "0.0001", "0"),
+        (sensors.MOD09Q1, -100, 16000, -28672, "0.0001", "0"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_every_number_of_the_other_products_becomes_the_count_of_its_guide(
+    sensor: Sensor, low: int, high: int, fill: int, scale: str, offset: str
+) -> None:
+    kind = np.iinfo(sensor.dtype)
+    numbers = range(kind.min, kind.max + 1)
+    expected = [
+        half_up((dn * Fraction(scale) + Fraction(offset)) * 10_000) if low <= dn <= high and dn != fill else FILL
+        for dn in numbers
+    ]
+    assert sensors.to_counts(np.array(numbers, sensor.dtype), sensor).tolist() == expected
+
+
 def test_sensors_are_listed_by_their_names() -> None:
-    assert set(sensors.SENSORS) == {"landsat-oli", "landsat-tm", "mcd43a4"}
-    assert all(name == sensor.name for name, sensor in sensors.SENSORS.items())
+    assert all(sensor.name == name for name, sensor in sensors.SENSORS.items())
+    assert len(sensors.SENSORS) == 12
