@@ -41,8 +41,8 @@ RUNS := 1 2 3 4 5 6 7 8 9 10
 weights: $(STAMP)
 	benchmarks/weights.sh build/corpus $(PY)
 	$(PY) -m pipelines.train $(foreach n,$(RUNS),--cube build/corpus/run-$(n)) --out build/weights --width 16 --half \
-	  --minutes 21 --batch 4 --patch 96 --margin 16 --samples 200 --region 192 --optimiser adam --learning-rate 1e-3 \
-	  --longest 64 --seed 1
+	  --steps 1600 --batch 4 --patch 96 --margin 32 --samples 240 --region 192 --optimiser adam --learning-rate 5e-4 \
+	  --decay cosine --longest 64 --seed 1
 	cp build/weights/stfgan.safetensors build/weights/stfgan.json stfgan_xr/weights/
 
 clean:

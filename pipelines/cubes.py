@@ -55,6 +55,24 @@ Crs = Annotated[str | None, typer.Option(help="Projected CRS, EPSG:n. Default: t
 BracketDays = Annotated[
     int, typer.Option(min=1, max=250, help="Landsat observations further from a day than this are not used.")
 ]
+Collections = Annotated[
+    str | None,
+    typer.Option(
+        "--collections", help="Comma list of collections of either side (python -m pipelines.catalogs lists them)."
+    ),
+]
+MaxCloud = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=100, help="Landsat scenes of more cloud than this percentage are not used. Default: all are."
+    ),
+]
+AllowMissing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-missing", help="Leave out scenes with an asset that is not there, and list them in run.json."
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, max=1024, help="Worker processes. Default: one; torch then uses all cores.")
 ]
@@ -79,6 +97,12 @@ class Request:
         As given on the command line.
     pairs
         A pairs.toml instead of area and catalog.
+    collections
+        Collections to use instead of the default ones of their side.
+    max_cloud
+        Per cent of cloud beyond which a Landsat scene is left out.
+    allow_missing
+        Leave out scenes with an asset that is not there; else that is an error.
     """
 
     days: tuple[date, ...]
@@ -89,6 +113,9 @@ class Request:
     coarse_catalog: str | None = None
     crs: str | None = None
     pairs: Path | None = None
+    collections: tuple[str, ...] = ()
+    max_cloud: float | None = None
+    allow_missing: bool = False
 
     def identity(self) -> dict[str, Any]:
         """JSON values that must be the same for a run folder to be gone on with."""
@@ -104,6 +131,9 @@ class Request:
             "coarse_catalog": self.coarse_catalog,
             "crs": self.crs,
             "pairs": str(self.pairs.resolve()) if self.pairs else None,
+            "collections": list(self.collections),
+            "max_cloud": self.max_cloud,
+            "allow_missing": self.allow_missing,
         }
 
 
@@ -166,12 +196,17 @@ def open_catalog(name: str) -> Catalog:
 
 def make_request(
     dates: str | None, aoi: str | None, catalog: str | None, coarse_catalog: str | None, pairs: Path | None,
-    bands: str | None, crs: str | None, bracket_days: int,
+    bands: str | None, crs: str | None, bracket_days: int, collections: str | None = None,
+    max_cloud: float | None = None, allow_missing: bool = False,
 ) -> Request:  # fmt: skip
     """Check the options against each other, as far as that needs nothing from outside."""
     if pairs is not None:
-        given = {"--aoi": aoi, "--catalog": catalog, "--coarse-catalog": coarse_catalog, "--crs": crs}
-        wrong = [name for name, value in given.items() if value]
+        given = {
+            "--aoi": aoi, "--catalog": catalog, "--coarse-catalog": coarse_catalog, "--crs": crs,
+            "--collections": collections,
+        }  # fmt: skip
+        wrong = [name for name, value in given.items() if value] + ["--max-cloud"] * (max_cloud is not None)
+        wrong += ["--allow-missing"] * allow_missing
         if wrong:
             raise InputError(f"{wrong[0]} does not go with --pairs, which brings its own grid and imagery")
         from stfgan_xr.datasets import read_pairs
@@ -186,7 +221,13 @@ def make_request(
         parse_crs(crs)
     if aoi is not None:
         read_aoi(aoi)
-    return Request(days, parse_bands(bands), bracket_days, aoi, catalog or "planetary-computer", coarse_catalog, crs)
+    if max_cloud is not None and not 0 <= max_cloud <= 100:  # older releases of typer let NaN pass
+        raise InputError(f"--max-cloud {max_cloud}: must be a percentage, 0 to 100")
+    named = tuple(name.strip() for name in (collections or "").split(",") if name.strip())
+    return Request(
+        days, parse_bands(bands), bracket_days, aoi, catalog or "planetary-computer", coarse_catalog, crs,
+        collections=named, max_cloud=max_cloud, allow_missing=allow_missing,
+    )  # fmt: skip
 
 
 def _all_days(pairs: Pairs) -> tuple[date, ...]:
@@ -206,7 +247,7 @@ def _search(
     if items.is_file() and (folder / "run.json").is_file():
         return read_scenes(items)
     fine, coarse = catalogs
-    sides = _sides(fine, coarse)
+    sides = _sides(request, fine, coarse)
     area = read_aoi(_area(request, fine))
     bounds = area.boundingbox
     longitude = (bounds.left + bounds.right) / 2
@@ -214,13 +255,14 @@ def _search(
     margin = reach + timedelta(days=COARSE_MARGIN)
     first, last = request.days[0], request.days[-1]
     found = (
-        search(sides[0], area, first - reach, last + reach, longitude, request.bands),
+        search(sides[0], area, first - reach, last + reach, longitude, request.bands, request.max_cloud),
         search(sides[1], area, first - margin, last + margin, longitude, request.bands),
     )
-    for name, scenes, side in (("Landsat", found[0], fine), ("MODIS", found[1], coarse)):
+    cloud = "" if request.max_cloud is None else f" of at most {request.max_cloud:g} % cloud"
+    for name, scenes, side in ((f"Landsat imagery{cloud}", found[0], fine), ("MODIS imagery", found[1], coarse)):
         if not scenes:
             raise NothingToDo(
-                f"no {name} imagery in catalog {side.name} over the area within {request.bracket_days} days of "
+                f"no {name} in catalog {side.name} over the area within {request.bracket_days} days of "
                 f"{calendar.describe(request.days)}; check --aoi and --dates, or widen --bracket-days"
             )
     if keep:
@@ -229,12 +271,43 @@ def _search(
     return found
 
 
-def _sides(fine: Catalog, coarse: Catalog) -> tuple[Side, Side]:
+def _missing(
+    request: Request, folder: Path, sides: tuple[Side, Side], found: tuple[tuple[Scene, ...], ...]
+) -> list[dict[str, str]]:
+    """Assets that are not there: those of run.json if a run of this request left one, else looked for."""
+    from stfgan_xr.load import missing_assets
+
+    path = folder / "run.json"
+    if path.is_file() and "missing" in (document := json.loads(path.read_text(encoding="utf-8"))):
+        return list(document["missing"]["assets"])
+    both = zip(found, sides, strict=True)
+    return [
+        {"id": name, "asset": role}
+        for scenes, side in both
+        for name, role in missing_assets(scenes, side, request.bands)
+    ]
+
+
+def _without(scenes: tuple[Scene, ...], missing: Sequence[dict[str, str]], name: str) -> tuple[Scene, ...]:
+    absent = {asset["id"] for asset in missing}
+    left = tuple(scene for scene in scenes if scene.id not in absent)
+    if not left:
+        raise NothingToDo(f"each of the {len(scenes)} {name} scenes lacks an asset; check the catalog")
+    return left
+
+
+def _sides(request: Request, fine: Catalog, coarse: Catalog) -> tuple[Side, Side]:
     if fine.fine is None:
         raise InputError(f"catalog {fine.name} has no fine imagery; name one that has with --catalog")
     if coarse.coarse is None:
         raise InputError(f"catalog {coarse.name} has no coarse imagery; name one that has with --coarse-catalog")
-    return fine.fine, coarse.coarse
+    names = [{collection.name for collection in side.collections} for side in (fine.fine, coarse.coarse)]
+    unknown = [name for name in request.collections if not any(name in known for known in names)]
+    if unknown:
+        known = ", ".join(sorted(set.union(*names)))
+        raise InputError(f"--collections: {unknown[0]!r} is in neither catalog; there are {known}")
+    chosen = [[name for name in request.collections if name in known] for known in names]
+    return fine.fine.select(chosen[0], request.bands), coarse.coarse.select(chosen[1], request.bands)
 
 
 def _area(request: Request, fine: Catalog) -> str:
@@ -250,8 +323,8 @@ def _from_catalog(request: Request, folder: Path, keep: bool) -> Source:
 
     fine = open_catalog(request.catalog or "")
     coarse = open_catalog(request.coarse_catalog) if request.coarse_catalog else fine
-    sides = _sides(fine, coarse)
-    grid = nested_grid(read_aoi(_area(request, fine)), crs=request.crs)
+    sides = _sides(request, fine, coarse)
+    grid = nested_grid(read_aoi(_area(request, fine)), crs=request.crs, phase=sides[0].phase)
     landsat, modis = _search(request, folder, (fine, coarse), keep)
     margin = timedelta(days=request.bracket_days + COARSE_MARGIN)
     every_day = calendar.day_range(request.days[0] - margin, request.days[-1] + margin)
@@ -261,6 +334,17 @@ def _from_catalog(request: Request, folder: Path, keep: bool) -> Source:
         "coarse_catalog": coarse.name,
         "items": {"sha256": hashlib.sha256(items).hexdigest(), "landsat": len(landsat), "modis": len(modis)},
     }
+    if request.allow_missing:
+        missing = _missing(request, folder, sides, (landsat, modis))
+        scenes = len({asset["id"] for asset in missing})
+        origin["missing"] = {"scenes": scenes, "assets": missing}
+        if missing:
+            err.print(
+                f"{scenes} of {len(landsat) + len(modis)} scenes are left out: {len(missing)} of their assets are not "
+                f"there, first {missing[0]['asset']} of {missing[0]['id']}",
+                markup=False,
+            )
+        landsat, modis = _without(landsat, missing, "Landsat"), _without(modis, missing, "MODIS")
     return Source(
         load(landsat, grid, side=sides[0], bands=request.bands, tile=_tile(grid, RATIO)),
         load(modis, coarse_grid(grid), side=sides[1], bands=request.bands, days=every_day, tile=COARSE_TILE),
@@ -381,12 +465,18 @@ def command(
     bands: Bands = None,
     crs: Crs = None,
     bracket_days: BracketDays = 64,
+    collections: Collections = None,
+    max_cloud: MaxCloud = None,
+    allow_missing: AllowMissing = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Find Landsat and MODIS of an area and days and write them as Zarr cubes; the same command again resumes."""
-    request = make_request(dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days)
+    request = make_request(
+        dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days, collections, max_cloud,
+        allow_missing,
+    )  # fmt: skip
     document = check_folder(out_folder, request.identity(), overwrite)
     source = open_source(request, out_folder)
     if not document:

@@ -131,6 +131,9 @@ def command(
     bands: cubes.Bands = None,
     crs: cubes.Crs = None,
     bracket_days: cubes.BracketDays = 64,
+    collections: cubes.Collections = None,
+    max_cloud: cubes.MaxCloud = None,
+    allow_missing: cubes.AllowMissing = False,
     keep_observed: Annotated[
         bool, typer.Option(help="A clear Landsat observation of the day is the product there.")
     ] = True,
@@ -154,7 +157,10 @@ def command(
         raise InputError(f"--cluster {cluster!r} is unknown; choose local or cuda, or name a running --scheduler")
     if method not in METHODS:
         raise InputError(f"--method {method!r} is unknown; choose one of {', '.join(METHODS)}")
-    request = cubes.make_request(dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days)
+    request = cubes.make_request(
+        dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days, collections, max_cloud,
+        allow_missing,
+    )  # fmt: skip
     run = Run(out_folder, request, method, make(method, request.bands, model), keep_observed, tile)
     document = cubes.check_folder(out_folder, run.identity(), overwrite)
     if _finished(run, document):

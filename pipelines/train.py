@@ -84,6 +84,7 @@ def command(
     region: Annotated[int, typer.Option(min=16, help="Fine pixels along a region.")] = 512,
     optimiser: Annotated[str, typer.Option(help="rmsprop (the paper's) or adam.")] = "rmsprop",
     learning_rate: Annotated[float, typer.Option(help="Greatest learning rate.")] = 1e-4,
+    decay: Annotated[str, typer.Option(help="Of the learning rate: step (the paper's) or cosine.")] = "step",
     shortest: Annotated[int, typer.Option(min=2, help="Least days between the acquisitions around a target.")] = 2,
     longest: Annotated[int, typer.Option(min=2, help="Greatest days between them.")] = 96,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
@@ -99,9 +100,11 @@ def command(
     _one_of("anchor", anchor, ANCHORS)
     _one_of("gan", gan, GANS)
     _one_of("optimiser", optimiser, ("rmsprop", "adam"))
+    _one_of("decay", decay, ("step", "cosine"))
     recipe = Recipe(
         gan=cast(Gan, gan), steps=steps, minutes=minutes, batch=batch, patch=patch, margin=margin, samples=samples,
-        region=region, optimiser=cast(Any, optimiser), learning_rate=learning_rate, span=(shortest, longest), seed=seed,
+        region=region, optimiser=cast(Any, optimiser), learning_rate=learning_rate,
+        decay=cast(Any, decay), span=(shortest, longest), seed=seed,
     )  # fmt: skip
     names = tuple(part.strip() for part in bands.split(",")) if bands else None
     cubes = _cubes(cube, pairs)

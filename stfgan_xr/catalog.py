@@ -7,7 +7,7 @@ import logging
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -24,6 +24,7 @@ from stfgan_xr.sensors import BANDS, SENSORS, Sensor
 
 if TYPE_CHECKING:
     import pystac
+    from pystac_client import Client
     from urllib3 import Retry
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,40 @@ _UNSAFE = re.compile(r"[\x00-\x20\\\"'<>|^`{}]")
 
 @dataclass(frozen=True)
 class Collection:
-    """One collection of a side: the sensors it may hold, and the asset of each role (band or quality layer)."""
+    """One collection of a side.
+
+    Attributes
+    ----------
+    name
+        As the server calls it.
+    sensors
+        Names of the sensors it may hold.
+    assets
+        Names of the asset of each role (band or quality layer); of several the first that an item has.
+    also
+        Names that other servers give to the same collection.
+    since, until
+        First and last year of its imagery; None: it goes on.
+    misstated
+        Facts of the coding (scale, offset, nodata) that the server is known to state wrongly, so that they are not
+        compared.
+    unreadable
+        Why its images cannot be read and what to use instead; empty if they can.
+    """
 
     name: str
     sensors: tuple[str, ...]
-    assets: tuple[tuple[str, str], ...]
+    assets: tuple[tuple[str, tuple[str, ...]], ...]
+    also: tuple[str, ...] = ()
+    since: int | None = None
+    until: int | None = None
+    misstated: tuple[str, ...] = ()
+    unreadable: str = ""
+
+    def asset(self, item: Mapping[str, Any], role: str) -> Mapping[str, Any] | None:
+        """The asset of a role, or None."""
+        names = dict(self.assets).get(role, ())
+        return next((item["assets"][name] for name in names if name in item["assets"]), None)
 
 
 @dataclass(frozen=True)
@@ -69,6 +99,10 @@ class Side:
         Seconds before a request is given up, and how often it is made again.
     page
         Items asked for at a time.
+    default
+        Collections that are searched if none are named; empty: all.
+    login
+        What a user needs before images can be read.
     """
 
     catalog: str
@@ -80,6 +114,41 @@ class Side:
     timeout: float = 60
     retries: int = 5
     page: int = 250
+    default: tuple[str, ...] = ()
+    login: str = "none"
+
+    def select(self, names: Sequence[str] | None, bands: Sequence[str]) -> Side:
+        """The side with some of its collections only, by default those of :attr:`default`.
+
+        Raises
+        ------
+        InputError
+            If a collection is unknown, cannot be read, or lacks one of the bands.
+        """
+        known = {collection.name: collection for collection in self.collections}
+        unknown = [name for name in names or () if name not in known]
+        if unknown:
+            raise InputError(f"catalog {self.catalog} has no collection {unknown[0]!r}; it has {', '.join(known)}")
+        chosen = tuple(known[name] for name in names or self.default or known)
+        for collection in chosen:
+            _check_collection(self, collection, bands)
+        return replace(self, collections=chosen)
+
+    @property
+    def phase(self) -> float:
+        """Where pixel edges of its first collection lie, in metres modulo the pixel size."""
+        return SENSORS[self.collections[0].sensors[0]].phase
+
+
+def _check_collection(side: Side, collection: Collection, bands: Sequence[str]) -> None:
+    if collection.unreadable:
+        raise InputError(f"catalog {side.catalog}: {collection.name} cannot be read: {collection.unreadable}")
+    has = [band for band in BANDS if band in dict(collection.assets)]
+    lacking = [band for band in bands if band not in has]
+    if lacking:
+        raise InputError(
+            f"catalog {side.catalog}: {collection.name} has no {', '.join(lacking)}; add --bands {','.join(has)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -181,7 +250,10 @@ def _parse(raw: bytes, where: str, folder: Path) -> Catalog:
     return Catalog(name, fine, coarse, folder, **beside)
 
 
-_SIDE_KEYS = {"api", "static", "signer", "hosts", "timeout", "retries", "page", "collections"}
+_SIDE_KEYS = {
+    "api", "static", "signer", "hosts", "timeout", "retries", "page", "collections", "default", "login",
+}  # fmt: skip
+_COLLECTION_KEYS = {"sensors", "assets", "also", "since", "until", "misstated", "unreadable"}
 
 
 def _value(table: Mapping[str, Any], key: str, kind: Any, default: Any, where: str) -> Any:
@@ -199,13 +271,17 @@ def _texts(table: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _refuse_unknown(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise InputError(f"--catalog {where} has an unknown key {unknown[0]}; known: {', '.join(sorted(known))}")
+
+
 def _side(table: Any, key: str, file: str, name: str, folder: Path) -> Side:
     where = f"{file}: [{key}]"
     if not isinstance(table, dict):
         raise InputError(f"--catalog {where} must be a table")
-    unknown = sorted(set(table) - _SIDE_KEYS)
-    if unknown:
-        raise InputError(f"--catalog {where} has an unknown key {unknown[0]}; known: {', '.join(sorted(_SIDE_KEYS))}")
+    _refuse_unknown(table, _SIDE_KEYS, where)
     if ("api" in table) == ("static" in table):
         raise InputError(f"--catalog {where} needs api or static, one of them")
     address = _value(table, "api" if "api" in table else "static", str, None, where)
@@ -220,11 +296,15 @@ def _side(table: Any, key: str, file: str, name: str, folder: Path) -> Side:
     collections = _value(table, "collections", dict, {}, where)
     if not collections:
         raise InputError(f"--catalog {where}: collections are missing")
+    default = _texts(table, "default", where)
+    for wrong in (given for given in default if given not in collections):
+        raise InputError(f"--catalog {where}: default names {wrong!r}, which is none of its collections")
     return Side(
         name, tuple(_collection(collection, t, key, where) for collection, t in collections.items()),
         address if "api" in table else None, address if "static" in table else None, signer,
         _texts(table, "hosts", where), _value(table, "timeout", (int, float), 60, where),
-        _value(table, "retries", int, 5, where), _value(table, "page", int, 250, where),
+        _value(table, "retries", int, 5, where), _value(table, "page", int, 250, where), default,
+        _value(table, "login", str, "none", where),
     )  # fmt: skip
 
 
@@ -232,6 +312,7 @@ def _collection(name: str, table: Any, kind: str, where: str) -> Collection:
     where = f"{where}: collection {name}"
     if not isinstance(table, dict):
         raise InputError(f"--catalog {where} must be a table")
+    _refuse_unknown(table, _COLLECTION_KEYS, where)
     sensors, assets = _texts(table, "sensors", where), _value(table, "assets", dict, {}, where)
     for key, found in (("sensors", sensors), ("assets", assets)):
         if not found:
@@ -241,10 +322,17 @@ def _collection(name: str, table: Any, kind: str, where: str) -> Collection:
         if sensor not in fitting:
             raise InputError(f"--catalog {where}: sensor {sensor!r} is no {kind} sensor; choose {', '.join(fitting)}")
     roles = {*BANDS, *(role for sensor in sensors for role in SENSORS[sensor].quality_roles(BANDS))}
-    for role, asset in assets.items():
-        if role not in roles or not isinstance(asset, str):
-            raise InputError(f"--catalog {where}: asset {role} = {asset!r}; roles are {', '.join(sorted(roles))}")
-    return Collection(name, sensors, tuple(assets.items()))
+    names = {role: (asset,) if isinstance(asset, str) else asset for role, asset in assets.items()}
+    for role, asset in names.items():
+        if role not in roles or not isinstance(asset, list | tuple) or not all(isinstance(n, str) for n in asset):
+            raise InputError(
+                f"--catalog {where}: asset {role} = {assets[role]!r}; give its name; roles: {', '.join(sorted(roles))}"
+            )
+    years = {key: _value(table, key, int, None, where) if key in table else None for key in ("since", "until")}
+    return Collection(
+        name, sensors, tuple((role, tuple(asset)) for role, asset in names.items()), _texts(table, "also", where),
+        years["since"], years["until"], _texts(table, "misstated", where), _value(table, "unreadable", str, "", where),
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- searching
@@ -280,7 +368,43 @@ def _not_stac() -> tuple[type[Exception], ...]:
     return STACError, STACTypeError, ValueError, LookupError, TypeError, AttributeError
 
 
-def _from_api(side: Side, area: Geometry, first: date, last: date) -> Iterator[dict[str, Any]]:
+def _below(max_cloud: float) -> dict[str, Any]:
+    """CQL2 for items of at most so much cloud, or of which none is stated."""
+    cloud = {"property": "eo:cloud_cover"}
+    stated = {"op": "<=", "args": [cloud, max_cloud]}
+    return {"op": "or", "args": [{"op": "isNull", "args": [cloud]}, stated]}
+
+
+def _filters(client: Client) -> bool:
+    """Whether a server says that it takes filters in the form of :func:`_below`."""
+    from pystac_client.conformance import ConformanceClasses
+
+    return client.conforms_to(ConformanceClasses.FILTER) and any(
+        uri.endswith("/cql2-json") for uri in client.get_conforms_to()
+    )
+
+
+def _matched(page: Any) -> int | None:
+    """Items of all pages together, where a page states that, as the API's context extension or as OGC writes it."""
+    if not isinstance(page, dict):
+        return None
+    context = page.get("context")
+    found = page.get("numberMatched", context.get("matched") if isinstance(context, dict) else None)
+    return found if isinstance(found, int) else None
+
+
+def _check_whole(side: Side, stated: Sequence[int], came: int) -> None:
+    """Refuse an answer of fewer items than its pages state; items may be added or deleted while it is read."""
+    if stated and came < min(stated):
+        raise SourceError(
+            f"catalog {side.catalog} ({side.api}): {min(stated)} items match, but only {came} came; "
+            "run the same command again, or set another page in the catalog's TOML"
+        )
+
+
+def _from_api(
+    side: Side, area: Geometry, first: date, last: date, max_cloud: float | None = None
+) -> Iterator[dict[str, Any]]:
     import requests
     from pystac_client import Client
     from pystac_client.errors import ClientTypeError
@@ -296,15 +420,34 @@ def _from_api(side: Side, area: Geometry, first: date, last: date) -> Iterator[d
     )
     known += _not_stac()
 
+    stated: list[int] = []
+
+    class CountingIO(StacApiIO):
+        # The pages of a search end before one without items, whatever it states.
+        def read_json(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+            page = super().read_json(*arguments, **options)
+            if (matched := _matched(page)) is not None:
+                stated.append(matched)
+            return page
+
     names = [collection.name for collection in side.collections]
     span = f"{first}T00:00:00Z/{last}T23:59:59Z"
+    came = set()
     try:
         # Client.open replaces the timeout of the stac_io by its own.
-        client = Client.open(str(side.api), stac_io=StacApiIO(max_retries=_retry(side)), timeout=side.timeout)
-        found = client.search(collections=names, intersects=_searched(area).json, datetime=span, limit=side.page)
-        yield from found.items_as_dicts()
+        client = Client.open(str(side.api), stac_io=CountingIO(max_retries=_retry(side)), timeout=side.timeout)
+        filters: dict[str, Any] = {}
+        if max_cloud is not None and _filters(client):
+            filters = {"filter": _below(max_cloud), "filter_lang": "cql2-json"}
+        found = client.search(
+            collections=names, intersects=_searched(area).json, datetime=span, limit=side.page, **filters
+        )
+        for item in found.items_as_dicts():
+            came.add((str(item.get("collection")), str(item.get("id"))))
+            yield item
     except known as error:
         raise SourceError(f"catalog {side.catalog} ({side.api}) does not answer: {_one_line(error)}") from None
+    _check_whole(side, stated, len(came))
 
 
 def _static_root(side: Side) -> pystac.Catalog:
@@ -367,13 +510,29 @@ def _overlaps(item: Mapping[str, Any], area: Geometry) -> bool:
 
 
 def _sensor(item: Mapping[str, Any], collection: Collection) -> Sensor | None:
-    platform = _platform(item)
     candidates = (SENSORS[name] for name in collection.sensors)
-    return next((sensor for sensor in candidates if not sensor.platforms or platform in sensor.platforms), None)
+    return next((sensor for sensor in candidates if _may_be(item, sensor)), None)
+
+
+def _may_be(item: Mapping[str, Any], sensor: Sensor) -> bool:
+    if sensor.keeps_offset is not None and sensor.keeps_offset != _keeps_offset(item):
+        return False
+    return not sensor.platforms or _platform(item) in sensor.platforms
+
+
+def _keeps_offset(item: Mapping[str, Any]) -> bool:
+    """Whether the numbers of a Sentinel-2 image still hold the offset that came with processing baseline 04.00."""
+    properties = item["properties"]
+    applied = properties.get("earthsearch:boa_offset_applied", False)
+    baseline = properties.get("s2:processing_baseline") or properties.get("processing:version")
+    if baseline is None:
+        raise SourceError(f"item {item['id']}: states no processing baseline, on which its offset depends")
+    return float(baseline) >= 4 and not applied
 
 
 def _platform(item: Mapping[str, Any]) -> str:
-    return str(item["properties"].get("platform") or "").lower().replace("_", "-")
+    properties = item["properties"]
+    return str(properties.get("platform") or properties.get("eo:platform") or "").lower().replace("_", "-")
 
 
 def _utc(text: Any, name: str) -> datetime:
@@ -405,10 +564,13 @@ def _day(item: Mapping[str, Any], sensor: Sensor, longitude: float) -> date:
     return day
 
 
-def _check_coding(item: Mapping[str, Any], role: str, asset: Mapping[str, Any], sensor: Sensor) -> None:
+def _check_coding(
+    item: Mapping[str, Any], role: str, asset: Mapping[str, Any], sensor: Sensor, misstated: Sequence[str] = ()
+) -> None:
     """What STAC states of scale, offset and fill must be what the sensor's guide says; stating nothing is fine."""
     stated = {**asset, **(asset.get("raster:bands") or asset.get("bands") or [{}])[0]}
-    for key, ours in (("scale", sensor.scale), ("offset", sensor.offset), ("nodata", sensor.fill)):
+    ours_by_key = {"scale": sensor.scale, "offset": sensor.offset, "nodata": sensor.fill}
+    for key, ours in ((key, ours) for key, ours in ours_by_key.items() if key not in misstated):
         found = next((stated[k] for k in (key, f"raster:{key}") if stated.get(k) is not None), ours)
         if not abs(float(found) - ours) <= 1e-12:
             raise SourceError(f"item {item['id']}, {role}: {key} is {found} there, {ours} for {sensor.name}")
@@ -421,6 +583,16 @@ def _is_allowed(parts: SplitResult, hosts: Iterable[str]) -> bool:
         if parts.scheme in schemes and fnmatchcase((parts.hostname or "").lower(), host.lower()):
             return True
     return False
+
+
+def is_allowed(address: str, hosts: tuple[str, ...]) -> bool:
+    """Whether an address lies on one of a side's hosts.
+
+    >>> is_allowed("https://a.example/x.tif", ("*.example",)), is_allowed("http://a.example/x.tif", ("*.example",))
+    (True, False)
+    """
+    parts = urlsplit(address)
+    return "@" not in parts.netloc and _is_allowed(parts, hosts)
 
 
 def check_href(href: str, side: Side, name: str) -> None:
@@ -458,7 +630,7 @@ def to_scene(item: Mapping[str, Any], side: Side, longitude: float, bands: Seque
         the sensor's.
     """
     try:
-        collection = next((c for c in side.collections if c.name == item.get("collection")), None)
+        collection = next((c for c in side.collections if item.get("collection") in (c.name, *c.also)), None)
         sensor = _sensor(item, collection) if collection else None
         if collection is None or sensor is None:
             return None
@@ -471,18 +643,19 @@ def to_scene(item: Mapping[str, Any], side: Side, longitude: float, bands: Seque
 def _scene(
     item: Mapping[str, Any], side: Side, collection: Collection, sensor: Sensor, longitude: float, bands: Sequence[str]
 ) -> Scene:
-    name, properties, names = str(item["id"]), item["properties"], dict(collection.assets)
+    name, properties = str(item["id"]), item["properties"]
     assets: dict[str, str] = {}
     for role in (*bands, *sensor.quality_roles(bands)):
-        asset = item["assets"].get(names.get(role, ""))
+        asset = collection.asset(item, role)
         if asset is None:
-            raise SourceError(f"item {name} of catalog {side.catalog} has no asset {names.get(role, role)!r} ({role})")
+            wanted = " or ".join(dict(collection.assets).get(role, (role,)))
+            raise SourceError(f"item {name} of catalog {side.catalog} has no asset {wanted!r} ({role})")
         if role in bands:
-            _check_coding(item, role, asset, sensor)
+            _check_coding(item, role, asset, sensor, collection.misstated)
         href = str(asset["href"])
         check_href(href, side, name)
         assets[role] = href if side.signer == "none" else href.split("?")[0]
-    stated = {**properties, **item["assets"][names[bands[0]]]}
+    stated = {**properties, **(collection.asset(item, bands[0]) or {})}
     shape, transform = stated.get("proj:shape"), stated.get("proj:transform")
     cloud, path_row = properties.get("eo:cloud_cover"), [properties.get(f"landsat:wrs_{k}") for k in ("path", "row")]
     return Scene(
@@ -525,7 +698,13 @@ def deduplicate(scenes: Iterable[Scene]) -> tuple[Scene, ...]:
 
 
 def search(
-    side: Side, area: Geometry, first: date, last: date, longitude: float, bands: Sequence[str] = BANDS
+    side: Side,
+    area: Geometry,
+    first: date,
+    last: date,
+    longitude: float,
+    bands: Sequence[str] = BANDS,
+    max_cloud: float | None = None,
 ) -> tuple[Scene, ...]:
     """Scenes of a side over an area, from ``first`` to ``last`` day, both included.
 
@@ -541,17 +720,22 @@ def search(
         Of the middle of the area in degrees, for local solar days.
     bands
         Bands whose assets must be there.
+    max_cloud
+        Per cent of cloud beyond which a scene is left out; scenes that state none stay.
 
     Raises
     ------
     SourceError
-        If the catalog does not answer, or an item is not what it should be.
+        If the catalog does not answer or its answer is not whole, or an item is not what it should be.
     """
     composite = any(SENSORS[sensor].composite_day for c in side.collections for sensor in c.sensors)
     padding = COMPOSITE_PADDING if composite else FINE_PADDING
-    items = _from_api(side, area, first - padding, last + padding) if side.api else _from_static(side, area)
+    searched = first - padding, last + padding
+    items = _from_api(side, area, *searched, max_cloud) if side.api else _from_static(side, area)
     scenes = [scene for item in items if (scene := to_scene(item, side, longitude, bands)) is not None]
-    found = deduplicate(scene for scene in scenes if first <= scene.day <= last)
+    # Before twins are dropped, as a server does.
+    clear = (s for s in scenes if max_cloud is None or s.cloud is None or s.cloud <= max_cloud)
+    found = deduplicate(scene for scene in clear if first <= scene.day <= last)
     log.info("%s: %d items, %d scenes from %s to %s", side.catalog, len(scenes), len(found), first, last)
     return found
 

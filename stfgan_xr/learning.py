@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ CLIP = 0.01
 """Largest weight of a Wasserstein critic."""
 RISE = 50
 """The learning rate is reached after one part in so many of the steps."""
-SETTLE = 0.1
+SETTLE = 0.2
 """Last part of the steps: normalisation statistics are held and stage 2 always sees stage-1 results."""
 
 
@@ -53,7 +53,9 @@ class Recipe:
     optimiser
         ``"rmsprop"`` (the paper's) or ``"adam"``, which starts gently enough for a network that begins at its anchor.
     learning_rate
-        Reached over the first fiftieth of the steps, divided by ten after half of them.
+        Reached over the first fiftieth of the steps.
+    decay
+        ``"step"`` (the paper's): divided by ten after half of the steps; ``"cosine"``: falling to nothing.
     warm_up
         First part of the steps without the adversarial part.
     span
@@ -73,6 +75,7 @@ class Recipe:
     region: int = 512
     optimiser: Literal["rmsprop", "adam"] = "rmsprop"
     learning_rate: float = 1e-4
+    decay: Literal["step", "cosine"] = "step"
     warm_up: float = 1 / 500
     span: tuple[int, int] = (2, 96)
     seed: int = 0
@@ -82,6 +85,8 @@ class Recipe:
             raise InputError(f"gan {self.gan!r}: choose one of {', '.join(GANS)}")
         if self.optimiser not in ("rmsprop", "adam"):
             raise InputError(f"optimiser {self.optimiser!r}: choose rmsprop or adam")
+        if self.decay not in ("step", "cosine"):
+            raise InputError(f"decay {self.decay!r}: choose step or cosine")
         if min(self.steps, self.batch, self.patch, self.samples, self.region) < 1 or self.learning_rate <= 0:
             raise InputError("steps, batch, patch, samples, region and the learning rate must be positive")
 
@@ -192,7 +197,7 @@ def _true_middle(middle: Middle, batch: Batch) -> Middle:
     known = usable(batch.clear, SCALE)[:, None]
     inner = crop(image, margin)
     inner.copy_(torch.where(known, average(batch.target, SCALE), inner))
-    return Middle(image, middle.base)
+    return replace(middle, image=image)
 
 
 @dataclass(frozen=True)
@@ -253,9 +258,11 @@ class Step:
 
     @property
     def learning_rate(self) -> float:
-        """Rising at the start, a tenth after half of the steps."""
+        """Rising at the start, then falling in one step or all the time."""
+        done = self.number / self.total
         rise = min(1.0, RISE * (self.number + 1) / self.total)
-        return self.recipe.learning_rate * (0.1 if self.number >= self.total / 2 else rise)
+        fall = (1 + math.cos(math.pi * done)) / 2 if self.recipe.decay == "cosine" else 0.1 if done >= 0.5 else 1.0
+        return self.recipe.learning_rate * rise * fall
 
     @property
     def measured(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -16,14 +17,16 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from stfgan_xr.catalog import Scene, Side, check_href
+from stfgan_xr.catalog import Scene, Side, check_href, is_allowed
 from stfgan_xr.days import to_datetime64
 from stfgan_xr.errors import InputError, SourceError
-from stfgan_xr.rasters import READERS, Resampling
+from stfgan_xr.rasters import READERS, Resampling, are_there
 from stfgan_xr.sensors import FILL, SENSORS, Observation, Sensor, decode
 
 RESAMPLING = {"fine": Resampling.cubic, "coarse": Resampling.bilinear}
 """Where a source does not lie on the grid already; quality layers always take the nearest."""
+MUCH_FINER = 0.75
+"""Sources with pixels smaller than this part of the grid's are averaged over them."""
 FOOTPRINT_MARGIN = 10
 """Pixels added around a scene before deciding that a tile does not touch it: its curved edges are cut straight."""
 
@@ -61,6 +64,11 @@ def _shim(scene: Scene, roles: Sequence[str], grid: GeoBox, footprint: Bounds) -
     properties = {"datetime": f"{scene.day}T00:00:00Z", "proj:epsg": _epsg(grid), "proj:bbox": footprint}
     assets = {role: {"href": scene.href(role)} for role in roles}
     return {"type": "Feature", "id": scene.id, "properties": properties, "assets": assets}
+
+
+def _resampling(sensor: Sensor, grid: GeoBox) -> Resampling:
+    much_finer = sensor.resolution < MUCH_FINER * abs(float(grid.affine.a))
+    return Resampling.average if much_finer else RESAMPLING[sensor.kind]
 
 
 def _epsg(grid: GeoBox) -> int:
@@ -124,7 +132,8 @@ def _sensor_day(
     scenes: Sequence[Scene], footprints: Sequence[Bounds], side: Side, grid: GeoBox, bands: tuple[str, ...], tile: int
 ) -> da.Array:
     """One day of one sensor ``(band + 1, y, x)``."""
-    sensor, reader = SENSORS[scenes[0].sensor], READERS[side.signer]
+    sensor = SENSORS[scenes[0].sensor]
+    reader = partial(READERS[side.signer], allowed=partial(is_allowed, hosts=side.hosts))
     pairs = list(zip(scenes, footprints, strict=True))
 
     def stack(roles: Sequence[str], dtype: str, fill: int, resampling: Resampling) -> da.Array:
@@ -133,7 +142,7 @@ def _sensor_day(
         options = {"dtype": kind, "fill_value": kind.type(fill), "resampling": resampling, "reader": reader}
         return _stack(items, grid, tile, **options)
 
-    raw = stack(bands, sensor.dtype, sensor.fill, RESAMPLING[sensor.kind])
+    raw = stack(bands, sensor.dtype, sensor.fill, _resampling(sensor, grid))
     roles = sensor.quality_roles(bands)
     quality = stack(roles, sensor.quality_dtype, sensor.quality_fill, Resampling.nearest)
     meta = np.empty((0, 0, 0), np.int16)
@@ -184,6 +193,27 @@ def _by_day(scenes: Sequence[Scene], side: Side, bands: tuple[str, ...]) -> dict
     return {day: list(group) for day, group in groupby(ordered, key=lambda s: s.day)}
 
 
+def missing_assets(scenes: Sequence[Scene], side: Side, bands: Sequence[str]) -> list[tuple[str, str]]:
+    """Id and role of the assets of some scenes that are not where their catalog says; each address is looked at once.
+
+    Parameters
+    ----------
+    scenes, side
+        From :func:`stfgan_xr.catalog.search`, and where they were found.
+    bands
+        Names of the bands that are to be read.
+
+    Raises
+    ------
+    SourceError
+        If an address is not one its catalog may lead to, or does not say whether something is there.
+    """
+    _by_day(scenes, side, tuple(bands))
+    pairs = [(scene, role) for scene in scenes for role in (*bands, *SENSORS[scene.sensor].quality_roles(bands))]
+    found = are_there([scene.href(role) for scene, role in pairs], side.signer, partial(is_allowed, hosts=side.hosts))
+    return [(scene.id, role) for (scene, role), there in zip(pairs, found, strict=True) if not there]
+
+
 def load(
     scenes: Sequence[Scene],
     grid: GeoBox,
@@ -196,7 +226,8 @@ def load(
     """Scenes as a lazy Dataset of counts: nothing is read until it is computed.
 
     Scenes of a day are mosaicked: each pixel comes from the first scene that has all bands there. A scene on the
-    grid's own lattice is not resampled; others are cubic (Landsat) or bilinear (MODIS), quality the nearest.
+    grid's own lattice is not resampled; others are cubic (Landsat) or bilinear (MODIS), or averaged where their pixels
+    are much smaller (Sentinel-2, MOD09Q1); quality is the nearest.
 
     Parameters
     ----------

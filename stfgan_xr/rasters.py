@@ -6,13 +6,15 @@ import logging
 import os
 import random
 import re
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -36,10 +38,19 @@ LARGEST_RASTER = 8 * 2**30
 """Decoded bytes of a raster that is read whole."""
 LARGEST_SIDE = 1_000_000
 SMALL = 512
-ATTEMPTS = 3
+ATTEMPTS = 8
 """How often a remote image is opened, on top of GDAL's own retries of single requests."""
-PAUSE = 1.0
-"""Seconds before the second attempt, doubled for each further one."""
+PATIENCE = 300.0
+"""Seconds after which no further attempt is made."""
+PAUSE, LONGEST_PAUSE = 1.0, 8.0
+"""Seconds before the second attempt, doubled for each further one up to the longest."""
+LONGEST_WAIT = 120.0
+"""Seconds waited at most because a server asks for it (``Retry-After``)."""
+RENEWALS = 3
+"""How often a refused read asks for another token."""
+MOST_REDIRECTS, MOST_KNOWN, LOOKS_AT_ONCE = 10, 10_000, 16
+TOKEN_SECONDS = 120.0
+"""After which a token service is given up; planetary-computer has no timeout of its own."""
 TOLERANCE = 1e-6
 """Source pixels that GDAL's warp may be off. At its default of 0.125 MODIS is off by up to 22 counts and depends on the
 tile; at 1e-3 rough texture is still off by 3.5 and 0.6 % of pixels depend on the tile by 1; at 1e-6 none does, at 0.4 s
@@ -50,16 +61,19 @@ _REMOTE = _LOCAL | {
     "GDAL_HTTP_CONNECTTIMEOUT": "20",
     "GDAL_HTTP_LOW_SPEED_TIME": "30",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
-    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_MAX_RETRY": "2",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
 }
 # With more threads GDAL 3.10 returns zeros without an error when a range request of an uncompressed remote image fails.
 _SAFE = {"GDAL_NUM_THREADS": "1"}
 _FAILURES = (RasterioError, CRSError, CPLE_BaseError, OSError)
-# Not there, or not for us: asking again changes nothing. 403 may be an expired token, 408 and 429 pass.
-_FINAL = re.compile(r"response code: 4(?!03|08|29)\d\d|does not exist in the file system")
+# Not there, or not for us: asking again changes nothing. 403 may be an expired token, 412 another version; 408 and 429
+# pass.
+_FINAL = re.compile(r"response code: 4(?!03|08|12|29)\d\d|does not exist in the file system")
 _FORBIDDEN = re.compile(r"response code: 403")
+_ABSENT = re.compile(r"response code: (404|410)|NoSuchKey|key does not exist|does not exist in the file system")
+_CHANGED = re.compile(r"response.code[:=] ?412")
 _QUERY = re.compile(r"\?[^\s'\"]*")
 
 
@@ -73,17 +87,36 @@ def redact(text: str) -> str:
 
 
 class _Redaction(logging.Filter):
-    """Keeps signed addresses out of what GDAL has to say."""
+    """Keeps signed addresses out of what GDAL and urllib3 have to say."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = redact(record.getMessage()), ()
         return True
 
 
-for _name in (
-    "rasterio",
-    *(f"rasterio.{part}" for part in ("_base", "_env", "_err", "_io", "_warp", "env", "session")),
-):
+_heard = threading.local()
+# GDAL opens an image whose projection or position it could not fetch, as if none were stated, and only warns.
+_LOST = re.compile(r"tag ignored|IO error")
+
+
+def _listen(logger: logging.Logger) -> None:
+    """Note what GDAL could not read, whatever the user wants to see of it: rasterio passes warnings on as log only."""
+    enabled, handle = logger.isEnabledFor, logger.handle
+
+    def note(record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if _LOST.search(text):
+            getattr(_heard, "lost", []).append(text)
+        if enabled(record.levelno):
+            handle(record)
+
+    vars(logger).update(isEnabledFor=lambda level: level >= logging.WARNING or enabled(level), handle=note)
+
+
+for _name in ("rasterio", *(f"rasterio.{p}" for p in ("_base", "_env", "_err", "_io", "_warp", "env", "session"))):
+    logging.getLogger(_name).addFilter(_Redaction())
+    _listen(logging.getLogger(_name))
+for _name in ("urllib3.connectionpool", "urllib3.util.retry"):
     logging.getLogger(_name).addFilter(_Redaction())
 
 
@@ -103,8 +136,89 @@ def _is_remote(url: str) -> bool:
     return urlsplit(url).scheme in ("http", "https", "s3")
 
 
+class _Busy(OSError):
+    """A server that asks for patience."""
+
+    def __init__(self, status: int, wait: float) -> None:
+        super().__init__(f"HTTP response code: {status}")
+        self.wait = wait
+
+
+def _seconds(header: str | None) -> float:
+    """What a ``Retry-After`` header asks for, up to a limit; 0 if it states no seconds."""
+    return min(float(header), LONGEST_WAIT) if header and header.strip().isdigit() else 0.0
+
+
+_KNOWN: dict[str, str] = {}
+"""Entity tag (empty if it has none) of each address that was looked at in this process."""
+_connections = threading.local()
+
+
+def _user_headers() -> dict[str, str]:
+    """What the user has GDAL send, such as a bearer token."""
+    parts = re.split(r"\r\n|,", os.environ.get("GDAL_HTTP_HEADERS", ""))
+    return {name.strip(): value.strip() for name, _, value in (part.partition(":") for part in parts) if value}
+
+
+def look(address: str, allowed: Callable[[str], bool]) -> str:
+    """Ask for the first byte of an image before GDAL does: GDAL follows every redirect, and ignores ``Retry-After``.
+
+    Parameters
+    ----------
+    address
+        Signed http or https address.
+    allowed
+        Whether a redirect may lead to an address.
+
+    Returns
+    -------
+    str
+        The entity tag, if it identifies the bytes; else empty.
+
+    Raises
+    ------
+    SourceError
+        If it redirects to where it may not.
+    OSError
+        If it does not answer with one byte.
+    """
+    import requests
+
+    if not hasattr(_connections, "session"):
+        _connections.session = requests.Session()
+    first, common = urlsplit(address).netloc, {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
+    names = "GDAL_HTTP_CONNECTTIMEOUT", "GDAL_HTTP_TIMEOUT"
+    timeout = tuple(float(os.environ.get(name, _REMOTE[name])) for name in names)
+    place = address
+    for _ in range(MOST_REDIRECTS):
+        headers = common | (_user_headers() if urlsplit(place).netloc == first else {})
+        # Neither redirects nor bodies: a server that ignores the range would send the whole image.
+        options: dict[str, Any] = {"allow_redirects": False, "stream": True, "timeout": timeout}
+        with _connections.session.get(place, headers=headers, **options) as answer:
+            status, found = answer.status_code, answer.headers
+            if answer.is_redirect:
+                place = urljoin(place, found["Location"])
+                if not allowed(place):
+                    parts = urlsplit(place)
+                    raise SourceError(
+                        f"{redact(address)} leads to {parts.scheme}://{parts.hostname}, which is not among the hosts "
+                        "of its catalog; if it should be, add it to hosts"
+                    )
+                continue
+            if status in (429, 503):
+                raise _Busy(status, _seconds(found.get("Retry-After")))
+            if status == 200:
+                raise OSError("its server sends the whole file instead of the part asked for")
+            if status != 206:
+                raise OSError(f"HTTP response code: {status}")
+            next(answer.iter_content(64), b"")  # else the connection cannot be used again
+            tag = str(found.get("ETag", ""))
+            return tag if tag.startswith('"') else ""
+    raise OSError(f"more than {MOST_REDIRECTS} redirects")
+
+
 @contextmanager
-def _environment(url: str, again: bool) -> Iterator[None]:
+def _environment(url: str, again: bool, tag: str = "") -> Iterator[None]:
     """GDAL's settings for an address; what the user set in the environment stays, unless it does harm."""
     chosen = {name: value for name, value in (_REMOTE if _is_remote(url) else _LOCAL).items() if name not in os.environ}
     if _is_remote(url):
@@ -112,6 +226,11 @@ def _environment(url: str, again: bool) -> Iterator[None]:
     if again:
         # GDAL remembers failures: without this a second attempt sends no request.
         chosen["CPL_VSIL_CURL_NON_CACHED"] = "/vsicurl/:/vsis3/"
+        # Ranges that GDAL asks for side by side are not retried one by one.
+        chosen["GDAL_HTTP_MULTIRANGE"] = "SERIAL"
+    if tag and "GDAL_HTTP_HEADERS" not in os.environ:
+        # Parts of two versions must not become one image.
+        chosen["GDAL_HTTP_HEADERS"] = f"If-Match: {tag}\r\n"
     with rasterio.Env(**chosen):
         yield
 
@@ -170,13 +289,16 @@ class AssetReader:
         For sources on another lattice.
     dtype, fill_value
         Type of the asset, and its value that means no data; outside of the asset everything is fill.
+    allowed
+        Whether redirects may lead to an address; by default they stay on their host.
     """
 
     def __init__(
-        self, *, url: str, spec: Any, resampling: Resampling, dtype: np.dtype[Any], fill_value: float, **_: Any
-    ) -> None:
+        self, *, url: str, spec: Any, resampling: Resampling, dtype: np.dtype[Any], fill_value: float,
+        allowed: Callable[[str], bool] | None = None, **_: Any,
+    ) -> None:  # fmt: skip
         self.url, self.spec, self.resampling = url, spec, resampling
-        self.dtype, self.fill_value = np.dtype(dtype), fill_value
+        self.dtype, self.fill_value, self.allowed = np.dtype(dtype), fill_value, allowed
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__
@@ -204,23 +326,81 @@ class AssetReader:
             If the asset cannot be opened or read, is no single-band GeoTIFF of the expected type, or claims blocks of
             more than 64 MiB.
         """
-        for attempt in range(ATTEMPTS):
-            try:
-                with _environment(self.url, attempt > 0):
-                    return self._read(window)
-            except _FAILURES as error:
-                reason, said = _reason(error), " ".join(_chain(error))
-                if not _is_remote(self.url) or _FINAL.search(said) or attempt + 1 == ATTEMPTS:
-                    break
-                if _FORBIDDEN.search(said) and not self.renew():
-                    break
-                time.sleep(PAUSE * 2**attempt * random.uniform(0.5, 1.5))
-        hint = "; its bucket is requester-pays: set AWS credentials and AWS_REQUEST_PAYER=requester"
-        raise SourceError(f"{redact(self.url)} cannot be read: {reason}{hint * self.url.startswith('s3:')}")
+        top, left = int(window.row_off), int(window.col_off)
+        rows, columns = f"{top}-{top + int(window.height)}", f"{left}-{left + int(window.width)}"
+        found: npt.NDArray[Any] = self._insist(
+            lambda again: self._attempt(window, again), f" (rows {rows}, columns {columns} of the grid)"
+        )
+        return found
 
-    def _read(self, window: RasterWindow) -> npt.NDArray[Any]:
-        with rasterio.open(self.address(), driver=DRIVER, sharing=False) as source:
+    def is_there(self) -> bool:
+        """Whether there is something at its address, which is looked at but not opened.
+
+        Raises
+        ------
+        SourceError
+            If that cannot be found out.
+        """
+        return bool(self._insist(self._find, ""))
+
+    def _insist(self, attempt: Callable[[bool], Any], where: str) -> Any:
+        """The result of an attempt, which is told whether it is made again; what may pass is waited for."""
+        until, refused = time.monotonic() + PATIENCE, 0
+        for count in range(ATTEMPTS):
+            try:
+                return attempt(count > 0)
+            except _FAILURES as error:
+                _KNOWN.pop(self.url, None)
+                reason, said = _reason(error), " ".join(_chain(error))
+                over = count + 1 == ATTEMPTS or time.monotonic() > until
+                if over or not _is_remote(self.url) or _FINAL.search(said):
+                    break
+                if _FORBIDDEN.search(said):
+                    refused += 1
+                    if refused > RENEWALS or not self.renew():
+                        break
+                pause = min(PAUSE * 2**count, LONGEST_PAUSE) * random.uniform(0.5, 1.5)
+                time.sleep(max(pause, getattr(error, "wait", 0.0)))
+        if _CHANGED.search(said):
+            reason = "it changed while it was read"
+        hint = "; its bucket is requester-pays: set AWS credentials and AWS_REQUEST_PAYER=requester"
+        raise SourceError(f"{redact(self.url)} cannot be read: {reason}{where}{hint * self.url.startswith('s3:')}")
+
+    def _find(self, again: bool) -> bool:
+        if not _is_remote(self.url):
+            return Path(self.url).is_file()
+        try:
+            if self.url.startswith("s3:"):
+                with _environment(self.url, again), rasterio.open(self.url, driver=DRIVER, sharing=False):
+                    return True
+            _KNOWN[self.url] = look(self.address(), self.allowed or self._same_host)
+        except _FAILURES as error:
+            if _ABSENT.search(" ".join(_chain(error))):
+                return False
+            raise
+        return True
+
+    def _attempt(self, window: RasterWindow, again: bool) -> npt.NDArray[Any]:
+        address = self.address()
+        if self.url.startswith("http") and self.url not in _KNOWN:
+            if len(_KNOWN) >= MOST_KNOWN:
+                _KNOWN.clear()
+            _KNOWN[self.url] = look(address, self.allowed or self._same_host)
+        with _environment(self.url, again, _KNOWN.get(self.url, "")):
+            return self._read(address, window)
+
+    def _same_host(self, address: str) -> bool:
+        here, there = urlsplit(self.url), urlsplit(address)
+        return (here.scheme, here.netloc) == (there.scheme, there.netloc)
+
+    def _read(self, address: str, window: RasterWindow) -> npt.NDArray[Any]:
+        lost: list[str] = []
+        _heard.lost = lost
+        with rasterio.open(address, driver=DRIVER, sharing=False) as source:
             name = redact(self.url)
+            _ = source.crs, source.transform  # fetched when they are asked for
+            if lost:
+                raise OSError(lost[0])
             _check_size(source, name)
             if source.count != 1:
                 raise SourceError(f"{name} holds {source.count} bands, expected one")
@@ -230,7 +410,10 @@ class AssetReader:
                 raise SourceError(f"{name} has no coordinate reference system or no position in it")
             same = _same_crs(source.crs.to_wkt(), self.spec.epsg)
             shift = _whole_shift(source.transform, self.spec.transform) if same else None
-            return self._warp(source, window) if shift is None else self._copy(source, window, shift)
+            found = self._warp(source, window) if shift is None else self._copy(source, window, shift)
+            if lost:
+                raise OSError(lost[0])
+            return found
 
     def _copy(self, source: Any, window: RasterWindow, shift: tuple[int, int]) -> npt.NDArray[Any]:
         top, left = int(window.row_off) + shift[0], int(window.col_off) + shift[1]
@@ -261,6 +444,27 @@ class AssetReader:
             return found
 
 
+def _within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function that itself waits without end; TimeoutError if it takes longer."""
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(function(*arguments))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError(f"no token within {seconds:g} s")
+    return results[0]
+
+
 class PlanetaryComputerReader(AssetReader):
     """Assets of the Planetary Computer: signed just before opening, so that no token outlives its hour."""
 
@@ -269,7 +473,7 @@ class PlanetaryComputerReader(AssetReader):
         import planetary_computer
 
         try:
-            return str(planetary_computer.sign_url(self.url))
+            return str(_within(TOKEN_SECONDS, planetary_computer.sign_url, self.url))
         except ValueError as error:  # an answer that holds no token; failed requests are an OSError already
             raise OSError(f"no token for it ({type(error).__name__})") from None
 
@@ -284,6 +488,23 @@ class PlanetaryComputerReader(AssetReader):
 
 READERS: Mapping[str, type[AssetReader]] = {"none": AssetReader, "planetary-computer": PlanetaryComputerReader}
 """The reader of each signer of a catalog."""
+
+
+def are_there(urls: Sequence[str], signer: str, allowed: Callable[[str], bool]) -> list[bool]:
+    """Whether there is something at each address; a few are asked at a time.
+
+    Raises
+    ------
+    SourceError
+        If that cannot be found out of one.
+    """
+    kind, plain = READERS[signer], {"spec": None, "resampling": Resampling.nearest, "dtype": "u1", "fill_value": 0}
+    with ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
+        try:
+            return list(pool.map(lambda url: kind(url=url, allowed=allowed, **plain).is_there(), urls))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _block(side: int) -> int:

@@ -5,8 +5,8 @@ word of :class:`Observation` bits.
 
 Sources: Landsat 8-9 Collection 2 Level 2 Science Product Guide (LSDS-1619), Landsat 4-7 (LSDS-1618), HLS v2.0 User
 Guide (Fmask), Sentinel-2 Products Specification Document (scene classification; BOA_ADD_OFFSET since processing
-baseline 04.00), MCD43A4 v6.1 and VNP43 v2 user guides (BRDF/Albedo band mandatory quality), MOD09 v6.1 User Guide (state
-QA).
+baseline 04.00), MCD43A4 v6.1 and VNP43 v2 user guides (BRDF/Albedo band mandatory quality), MOD09 v6.1 User Guide
+(state QA).
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Sensor:
     resolution, phase
         Pixel size and offset of pixel edges in metres, of the product's own projection.
     platforms
-        Platforms as STAC names them; empty where the collection tells enough.
+        Platforms as STAC names them, ``""`` where none may be stated; empty where the collection tells enough.
     quality
         Roles of the quality layers; ``{band}`` stands for one layer a band, of mandatory quality as MCD43A4 has it.
     quality_dtype, quality_fill
@@ -211,11 +211,11 @@ LANDSAT_TM = Sensor(
 
 HLS_L30 = Sensor(
     "hls-l30", "fine", "int16", 1e-4, 0.0, -9999, (-9998, 32767), 30.0, 0.0,
-    (), ("fmask",), "uint8", 255, _FMASK,
+    ("landsat-8", "landsat-9", ""), ("fmask",), "uint8", 255, _FMASK,
 )  # fmt: skip
 """Harmonized Landsat Sentinel-2 v2.0, the Landsat part: nadir reflectance on Sentinel-2's tiles."""
 
-HLS_S30 = replace(HLS_L30, name="hls-s30")
+HLS_S30 = replace(HLS_L30, name="hls-s30", platforms=("sentinel-2a", "sentinel-2b", "sentinel-2c", ""))
 """Harmonized Landsat Sentinel-2 v2.0, the Sentinel-2 part, with the narrow near infrared."""
 
 SENTINEL_2 = Sensor(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -56,3 +58,13 @@ def demo_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     world = simulate.World(size=128, start=date(2020, 2, 10), days=40)
     return simulate.ensure_world(world, tmp_path_factory.mktemp("demo") / "world")
+
+
+@pytest.fixture(scope="session")
+def finished(demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the small demo, the first eight days of March 2020 by ``delta``, made by another process."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    command = [sys.executable, "-m", "pipelines.fuse", "--catalog", str(demo_world / "catalog.toml")]
+    command += ["--dates", "2020-03-01/2020-03-08", "--method", "delta", "--out", str(out)]
+    subprocess.run(command, check=True, timeout=100)
+    return out

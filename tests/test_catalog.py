@@ -135,7 +135,7 @@ def test_bands_that_are_not_asked_for_are_not_looked_for(shared_data: Path) -> N
 
 def test_items_of_other_collections_are_no_scenes(shared_data: Path) -> None:
     for item in recorded(shared_data, "modis-09A1-061") + recorded(shared_data, "landsat-c2-l2"):
-        assert to_scene(item, pc_side("coarse"), 0.0, BANDS) is None
+        assert to_scene(item, pc_side("coarse").select(None, BANDS), 0.0, BANDS) is None
 
 
 # ---------------------------------------------------------------- what an item may say
@@ -260,7 +260,7 @@ def test_a_composite_without_a_day_in_its_id_is_refused() -> None:
     side = pc_side("coarse")
     assets = {
         name: {"href": f"https://modiseuwest.blob.core.windows.net/{name}.tif"}
-        for _, name in side.collections[0].assets
+        for _, (name,) in side.collections[0].assets
     }
     item = {"id": "composite", "collection": "modis-43A4-061", "bbox": [0, 0, 1, 1], "assets": assets}
     with pytest.raises(SourceError, match=r"composite: its id states no day"):
@@ -278,13 +278,44 @@ def test_signed_addresses_are_kept_unsigned() -> None:
 
 
 def test_the_catalogs_of_the_package_open() -> None:
-    assert set(subject.known_catalogs()) == {"demo", "earth-search", "planetary-computer"}
+    known = ("demo", "earth-search", "nasa-lpcloud", "planetary-computer", "usgs-landsatlook")
+    assert subject.known_catalogs() == known
     for name in subject.known_catalogs():
         assert open_catalog(name).name == name
 
 
+def test_the_default_collections_are_used_unless_others_are_named() -> None:
+    side = pc_side("fine")
+    assert [c.name for c in side.select(None, BANDS).collections] == ["landsat-c2-l2"]
+    assert side.select(None, BANDS).phase == 15
+    both = side.select(["hls2-l30", "hls2-s30"], BANDS)
+    assert [c.name for c in both.collections] == ["hls2-l30", "hls2-s30"]
+    assert both.phase == 0
+
+
+@pytest.mark.parametrize(
+    ("catalog", "kind", "names", "bands", "named"),
+    [
+        ("planetary-computer", "coarse", ["modis-1"], BANDS, "no collection 'modis-1'; it has modis-43A4-061"),
+        (
+            "planetary-computer",
+            "coarse",
+            ["modis-09Q1-061"],
+            BANDS,
+            "has no blue, green, swir1, swir2; add --bands red,nir",
+        ),
+        ("nasa-lpcloud", "coarse", None, BANDS, "HDF4; use the GeoTIFFs of --coarse-catalog planetary-computer"),
+    ],
+)
+def test_collections_that_cannot_serve_are_refused_with_what_to_do(
+    catalog: str, kind: str, names: list[str] | None, bands: tuple[str, ...], named: str
+) -> None:
+    with pytest.raises(InputError, match=named):
+        getattr(open_catalog(catalog), kind).select(names, bands)
+
+
 def test_an_unknown_catalog_is_refused_with_the_known_ones_named() -> None:
-    with pytest.raises(InputError, match="demo, earth-search, planetary-computer"):
+    with pytest.raises(InputError, match="demo, earth-search, nasa-lpcloud, planetary-computer"):
         open_catalog("nowhere")
 
 
@@ -319,7 +350,7 @@ def test_a_users_catalog_opens(tmp_path: Path) -> None:
         ("example.org",),
         "none",
     )
-    assert found.fine.collections[0].assets == (("red", "B4"),)
+    assert found.fine.collections[0].assets == (("red", ("B4",)),)
 
 
 def test_paths_of_a_users_catalog_are_relative_to_it(tmp_path: Path) -> None:
@@ -672,8 +703,15 @@ def test_a_port_that_nobody_listens_at_is_a_source_error() -> None:
 class Api:
     """The smallest STAC API that pages: three items a page, a next link on every page but the last."""
 
-    def __init__(self, items: list[dict[str, Any]], fail_every: int = 0) -> None:
+    def __init__(
+        self,
+        items: list[dict[str, Any]],
+        fail_every: int = 0,
+        stated: dict[str, Any] | None = None,
+        filters: bool = False,
+    ) -> None:
         self.items, self.fail_every, self.count = items, fail_every, 0
+        self.stated, self.filters, self.queries = stated or {}, filters, list[dict[str, Any]]()
         self.url = ""
 
     def __call__(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
@@ -683,6 +721,9 @@ class Api:
         if not urlsplit(path).path.startswith("/search"):
             return 200, self.landing()
         query = json.loads(body) if method == "POST" else {k: v[0] for k, v in parse_qs(urlsplit(path).query).items()}
+        self.queries.append(query)
+        if "filter" in query and not self.filters:
+            return 400, {"description": "filter is unknown"}
         start = int(query.get("token", 0))
         names = query["collections"]
         chosen = [item for item in self.items if item["collection"] in names]
@@ -690,12 +731,17 @@ class Api:
         if start + 3 < len(chosen):
             token = {"token": str(start + 3)}
             links = [{"rel": "next", "href": f"{self.url}/search", "method": "POST", "merge": True, "body": token}]
-        return 200, {"type": "FeatureCollection", "features": chosen[start : start + 3], "links": links}
+        return 200, {"type": "FeatureCollection", "features": chosen[start : start + 3], "links": links} | self.stated
 
     def landing(self) -> dict[str, Any]:
         return {
             "type": "Catalog", "id": "tiny", "stac_version": "1.0.0", "description": "tiny",
-            "conformsTo": ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search"],
+            "conformsTo": ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search"]
+            + [
+                "https://api.stacspec.org/v1.0.0-rc.2/item-search#filter",
+                "http://www.opengis.net/spec/cql2/1.0/conf/cql2-json",
+            ]
+            * self.filters,
             "links": [
                 {"rel": "self", "href": self.url, "type": "application/json"},
                 {"rel": "root", "href": self.url, "type": "application/json"},
@@ -736,6 +782,101 @@ def test_a_server_that_fails_now_and_then_is_asked_again(demo_world: Path) -> No
         api.url = url
         found = found_in(demo_world, replace(side, api=url, retries=3), date(2020, 1, 1), date(2020, 12, 31))
     assert found
+
+
+@pytest.mark.parametrize("came", [0, 5, 6, 7])
+@pytest.mark.parametrize(
+    "stated", [{"numberMatched": 7}, {"context": {"matched": 7, "returned": 3}}, {"numberMatched": 7, "context": {}}]
+)
+def test_an_answer_of_fewer_items_than_it_states_is_a_source_error(
+    demo_world: Path, came: int, stated: dict[str, Any]
+) -> None:
+    side = demo(demo_world).fine
+    assert side is not None
+    api = Api(absolute(demo_world, demo_items(demo_world, "landsat-c2-l2"))[:came], stated=stated)
+    with served(api) as (url, _):
+        api.url = url
+        if came == 7:
+            assert found_in(demo_world, replace(side, api=url), date(2020, 1, 1), date(2020, 12, 31))
+            return
+        with pytest.raises(SourceError, match=f"7 items match, but only {came} came") as caught:
+            found_in(demo_world, replace(side, api=url))
+    assert url in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_item_that_comes_twice_does_not_hide_another_that_does_not(demo_world: Path) -> None:
+    side = demo(demo_world).fine
+    assert side is not None
+    items = absolute(demo_world, demo_items(demo_world, "landsat-c2-l2"))[:4]
+    api = Api([*items, items[-1]], stated={"numberMatched": 5})
+    with served(api) as (url, _):
+        api.url = url
+        with pytest.raises(SourceError, match="5 items match, but only 4 came"):
+            found_in(demo_world, replace(side, api=url))
+
+
+@pytest.mark.parametrize(
+    "stated", [{}, {"numberMatched": None}, {"numberMatched": "many"}, {"context": 7}, {"numberMatched": 1}]
+)
+def test_an_answer_that_states_no_number_or_a_smaller_one_is_taken_as_it_is(
+    demo_world: Path, stated: dict[str, Any]
+) -> None:
+    side = demo(demo_world).fine
+    assert side is not None
+    api = Api(absolute(demo_world, demo_items(demo_world, "landsat-c2-l2")), stated=stated)
+    with served(api) as (url, _):
+        api.url = url
+        assert found_in(demo_world, replace(side, api=url)) == found_in(demo_world, side)
+
+
+# ---------------------------------------------------------------- cloud
+
+
+def cloudy(side: Side | None, folder: Path, percent: float | None) -> tuple[Scene, ...]:
+    assert side is not None
+    return search(side, read_aoi(folder / "aoi.geojson"), date(2020, 1, 1), date(2020, 12, 31), 114.05, BANDS, percent)
+
+
+@pytest.mark.parametrize("percent", [0, 3.13, 50, 100])
+def test_scenes_of_more_cloud_are_left_out(demo_world: Path, percent: float) -> None:
+    everything = cloudy(demo(demo_world).fine, demo_world, None)
+    few = cloudy(demo(demo_world).fine, demo_world, percent)
+    assert few == tuple(scene for scene in everything if (scene.cloud or 0) <= percent)
+    assert (len(few) < len(everything)) == (percent < 100)
+
+
+@pytest.mark.parametrize("filters", [True, False])
+def test_a_server_is_asked_for_less_cloud_only_if_it_filters(demo_world: Path, filters: bool) -> None:
+    side = demo(demo_world).fine
+    assert side is not None
+    api = Api(absolute(demo_world, demo_items(demo_world, "landsat-c2-l2")), filters=filters)
+    with served(api) as (url, _):
+        api.url = url
+        found = cloudy(replace(side, api=url, retries=0), demo_world, 5)
+        assert found == cloudy(side, demo_world, 5)
+        cloud = {"property": "eo:cloud_cover"}
+        sent = {"op": "or", "args": [{"op": "isNull", "args": [cloud]}, {"op": "<=", "args": [cloud, 5]}]}
+        assert [(query.get("filter"), query.get("filter-lang")) for query in api.queries[:1]] == [
+            (sent, "cql2-json") if filters else (None, None)
+        ]
+        api.queries.clear()
+        cloudy(replace(side, api=url, retries=0), demo_world, None)
+        assert not [query for query in api.queries if "filter" in query]
+
+
+def test_scenes_that_state_no_cloud_are_kept(demo_world: Path) -> None:
+    side = demo(demo_world).fine
+    assert side is not None
+    items = absolute(demo_world, demo_items(demo_world, "landsat-c2-l2"))[:3]
+    for item, cover in zip(items, (None, 5.0, 5.1), strict=True):
+        item["properties"]["eo:cloud_cover"] = cover
+    del items[0]["properties"]["eo:cloud_cover"]
+    api = Api(items, filters=True)
+    with served(api) as (url, _):
+        api.url = url
+        found = cloudy(replace(side, api=url, retries=0), demo_world, 5)
+    assert {scene.id: scene.cloud for scene in found} == {items[0]["id"]: None, items[1]["id"]: 5.0}
 
 
 @pytest.mark.parametrize("key", ["id", "properties", "assets"])

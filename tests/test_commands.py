@@ -50,14 +50,6 @@ def arguments(catalog: str, out: Path, method: str = "delta", dates: str = DATES
     return ["--catalog", catalog, "--dates", dates, "--method", method, "--out", str(out)]
 
 
-@pytest.fixture(scope="session")
-def finished(catalog: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of the small demo, made by another process."""
-    out = tmp_path_factory.mktemp("finished") / "run"
-    subprocess.run([sys.executable, "-m", "pipelines.fuse", *arguments(catalog, out)], check=True, timeout=100)
-    return out
-
-
 def files_in(folder: Path) -> int:
     """Files below a folder that another process is writing, where rglob would stumble over what is moved away."""
     return sum(len(names) for _, _, names in os.walk(folder))
@@ -137,6 +129,7 @@ def test_same_run_again_does_nothing_and_says_so(
         (["--method", "linear"], "method was .*delta.*, now .*linear"),
         (["--dates", "2020-03-01/2020-03-09"], "dates was"),
         (["--bracket-days", "30"], "bracket_days was 64, now 30"),
+        (["--max-cloud", "50"], "max_cloud was null, now 50.0"),
         (["--bands", "red,nir"], "bands was"),
     ],
 )
@@ -188,7 +181,9 @@ def test_sigterm_ends_with_143_and_can_be_resumed(finished: Path, catalog: str, 
     assert digest(out) == digest(finished)
 
 
-def test_workers_and_smaller_blocks_give_the_content_of_one_process(finished: Path, catalog: str, tmp_path: Path) -> None:
+def test_workers_and_smaller_blocks_give_the_content_of_one_process(
+    finished: Path, catalog: str, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "pipelines.fuse", *arguments(catalog, out), "--workers", "2", "--tile", "64"]
     subprocess.run(command, check=True, timeout=110, stderr=subprocess.DEVNULL)
@@ -208,6 +203,23 @@ def test_cubes_first_and_fusion_later_is_the_same_run(
     assert "dates was" in err
     assert run(*arguments(catalog, out))[0] == 0
     assert digest(out) == digest(finished)
+
+
+def test_the_clouds_that_a_run_leaves_out_are_recorded_with_it(
+    catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    from pipelines import cubes
+
+    out, little = tmp_path / "run", ("--dates", "2020-03-01", "--bracket-days", "10", "--bands", "red")
+    asked = ("--catalog", catalog, "--out", str(out), *little)
+    assert run(*asked, "--max-cloud", "2.5", command=cubes.command)[0] == 0
+    assert json.loads((out / "run.json").read_text())["request"]["max_cloud"] == 2.5
+    scenes = json.loads((out / "items.json").read_text())["fine"]
+    assert scenes
+    assert max(scene["cloud"] for scene in scenes) <= 2.5
+    code, _, err = run(*asked, command=cubes.command)
+    assert code == 2
+    assert "max_cloud was 2.5, now null" in err
 
 
 def test_items_of_another_request_are_not_used(
@@ -258,6 +270,9 @@ ELSEWHERE = {"type": "Polygon", "coordinates": [[[10, 50], [10.01, 50], [10.01, 
         (["--model", "garbage.geojson"], 2, "no weights"),
         (["--cluster", "moon"], 2, "moon"),
         (["--bracket-days", "0"], 2, "bracket-days"),
+        (["--max-cloud", "101"], 2, "max-cloud"),
+        (["--max-cloud", "nan"], 2, "max-cloud"),
+        (["--max-cloud", "0", "--bracket-days", "8"], 3, "no Landsat imagery of at most 0 % cloud"),
         (["--pairs", "absent.toml"], 2, "does not go with --pairs"),
         (["--nonsense"], 2, "nonsense"),
     ],

@@ -314,3 +314,22 @@ def test_real_rasters_keep_a_crs_that_has_no_code(shared_data: Path) -> None:
 
 def test_tokens_do_not_show() -> None:
     assert redact("https://a.example/b.tif?sig=secret&se=1") == "https://a.example/b.tif"
+
+
+@pytest.mark.parametrize("size", [10, 20])
+def test_much_finer_sources_are_averaged_by_area(tmp_path: Path, size: int) -> None:
+    # Sentinel-2 on 30 m: each pixel is the mean of what lies under it, weighted by area, without what is fill.
+    side, rng = 240 // size * 3, np.random.default_rng(size)
+    values = rng.integers(1, 12_000, (side, side)).astype("uint16")
+    values[rng.random(values.shape) < 0.05] = 0
+    source = GeoBox(values.shape, Affine(size, 0, 499_980, 0, -size, 2_500_020), "EPSG:32650")
+    target = GeoBox((24, 24), Affine(30, 0, 499_980, 0, -30, 2_500_020), "EPSG:32650")
+    write_cog(tmp_path / "s2.tif", values, source, 0)
+    found = whole(reader(tmp_path / "s2.tif", target, Resampling.average, "uint16", 0))
+    fine = values.repeat(size // 10, 0).repeat(size // 10, 1).astype(float).reshape(24, 3, 24, 3)
+    known = fine > 0
+    mean = fine.sum(axis=(1, 3)) / np.maximum(known.sum(axis=(1, 3)), 1)
+    expected = np.where(known.any(axis=(1, 3)), mean, 0)
+    assert np.abs(found - expected).max() <= 0.5 + 1e-6
+    half = whole(reader(tmp_path / "s2.tif", target[:, 7:], Resampling.average, "uint16", 0))
+    np.testing.assert_array_equal(half, found[:, 7:])

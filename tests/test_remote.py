@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from odc.geo.geobox import GeoBox
 from stfgan_xr import rasters
 from stfgan_xr.errors import SourceError
 from stfgan_xr.rasters import AssetReader, PlanetaryComputerReader, Resampling, write_cog
+from tests.range_server import Server, serving
 from tests.test_rasters import spec, whole
 
 with warnings.catch_warnings():
@@ -32,18 +30,6 @@ with warnings.catch_warnings():
 SIDE = 320
 GRID = GeoBox((SIDE, SIDE), Affine(30, 0, 480_015, 0, -30, 2_400_015), "EPSG:32650")
 VALUES = np.random.default_rng(0).integers(1, 65535, (SIDE, SIDE)).astype("uint16")
-
-
-@dataclass(frozen=True)
-class Server:
-    port: int
-    log: Path
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}/{path}"
-
-    def requests(self, path: str) -> list[str]:
-        return [line for line in self.log.read_text().splitlines() if f" /{path} " in line or f" /{path}?" in line]
 
 
 def write_plain(path: Path) -> None:
@@ -60,13 +46,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     write_cog(folder / "packed.tif", VALUES, GRID, 0)
     write_plain(folder / "plain.tif")
     (folder / "text.tif").write_text("no image " * 400)
-    log = folder / "log"
-    log.touch()
-    script = Path(__file__).with_name("range_server.py")
-    with subprocess.Popen([sys.executable, str(script), str(folder), str(log)], stdout=subprocess.PIPE, text=True) as p:
-        assert p.stdout is not None
-        yield Server(int(p.stdout.readline()), log)
-        p.kill()
+    with serving(folder, folder / "log") as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +85,9 @@ def test_what_stays_is_an_error_that_names_the_image(server: Server, behaviour: 
     assert caught.value.__cause__ is None
 
 
-@pytest.mark.parametrize(("behaviour", "most"), [("fail-404-77", 2), ("fail-403-77", 2), ("fail-503-77", 2 * 3)])
+@pytest.mark.parametrize(
+    ("behaviour", "most"), [("fail-404-77", 2), ("fail-403-77", 2), ("fail-503-77", rasters.ATTEMPTS)]
+)
 def test_only_what_may_pass_is_asked_again(server: Server, behaviour: str, most: int) -> None:
     with pytest.raises(SourceError):
         whole(remote(server.url(f"{behaviour}/plain.tif")))

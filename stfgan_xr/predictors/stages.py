@@ -36,7 +36,7 @@ FINE_MARGIN = 28
 """Fine pixels that a stage needs of its fine images (25), as whole pixels of the coarse branch."""
 COARSE_MARGIN = REACH_COARSE + SCALE
 LARGEST_CORRECTION = 0.5
-GENTLE = 0.1
+GENTLE = 0.01
 """Scale before the last tanh of an anchored network. The last layer sums thousands of inputs, so a step of an optimiser
 that sets the size of its steps itself would move the result by more than the error that is to be corrected."""
 
@@ -242,6 +242,21 @@ def average(image: Tensor, step: int) -> Tensor:
     return functional.avg_pool2d(image, step) if step > 1 else image
 
 
+def position(pair: Pair, days: Tensor, margin: int) -> Tensor:
+    """Where each day lies between the observations of a pixel: ``(n, 1, y, x)``, 0 before to 1 after."""
+    day_before = crop(pair.day_before, pair.margins.fine1 - margin)
+    span = (crop(pair.day_after, pair.margins.fine1 - margin) - day_before).clamp(min=1)
+    return ((days[:, None, None] - day_before) / span).clamp(0, 1)[:, None]
+
+
+def fade(weight: Tensor) -> Tensor:
+    """How much of a correction counts at a :func:`position`: all half way, nothing on the days of the observations.
+
+    There the anchor is as good as the observation; where only one side has one, nothing tells how far it may be off.
+    """
+    return 4 * weight * (1 - weight)
+
+
 def anchor(pair: Pair, days: Tensor, coarse: Tensor, margin: int) -> Tensor:
     """:func:`stfgan_xr.predictors.simple.delta` for a batch of days, ``(n, b, y, x)`` with ``margin``.
 
@@ -253,12 +268,9 @@ def anchor(pair: Pair, days: Tensor, coarse: Tensor, margin: int) -> Tensor:
         ``(n, b, cy, cx)`` coarse images of the target days.
     """
     before, after = pair.cut(margin).chunk(2, dim=1)
-    day_before = crop(pair.day_before, pair.margins.fine1 - margin)
-    span = (crop(pair.day_after, pair.margins.fine1 - margin) - day_before).clamp(min=1)
-    weight = ((days[:, None, None] - day_before) / span).clamp(0, 1)[:, None]
     change_before = pair.up(coarse - pair.coarse_before, margin)
     change_after = pair.up(coarse - pair.coarse_after, margin)
-    return torch.lerp(before + change_before, after + change_after, weight)
+    return torch.lerp(before + change_before, after + change_after, position(pair, days, margin))
 
 
 def start(network: Network, pair: Pair) -> Started:
@@ -275,10 +287,12 @@ def _triple(before: Tensor, target: Tensor, after: Tensor) -> Tensor:
     return scaled(torch.cat([before.expand(shape), target, after.expand(shape)], dim=1))
 
 
-def _result(raw: Tensor, base: Tensor | None) -> Tensor:
-    if base is None:
-        return (torch.tanh(raw.float()) + 1) / 2
-    return base + LARGEST_CORRECTION * torch.tanh(GENTLE * raw.float())
+def _corrected(base: Tensor, raw: Tensor, share: Tensor) -> Tensor:
+    return base + LARGEST_CORRECTION * share * torch.tanh(GENTLE * raw.float())
+
+
+def _image(raw: Tensor) -> Tensor:
+    return (torch.tanh(raw.float()) + 1) / 2
 
 
 @dataclass(frozen=True)
@@ -291,10 +305,13 @@ class Middle:
         ``(n, b, ...)`` the stage-1 result averaged to the resolution of the coarse branch, with ``margins.result1``.
     base
         ``(n, b, y, x)`` what stage 2 corrects: the stage-1 result at full resolution on the block; None without anchor.
+    share
+        ``(n, 1, y, x)`` of :func:`fade` on the block; None without anchor.
     """
 
     image: Tensor
-    base: Tensor | None
+    base: Tensor | None = None
+    share: Tensor | None = None
 
 
 def stage1(network: Network, started: Started, days: Tensor, coarse: Tensor) -> tuple[Tensor, Middle]:
@@ -312,12 +329,13 @@ def stage1(network: Network, started: Started, days: Tensor, coarse: Tensor) -> 
     images = (pair.up(i, margins.coarse1, SCALE * step) for i in (pair.coarse_before, coarse, pair.coarse_after))
     raw = network.first.finish(_triple(*images), started.shared1, (margins.coarse1 - margins.result1) // step)
     if architecture.anchor == "none":
-        result = _result(raw, None)
-        return result, Middle(average(result.detach(), SCALE // step), None)
-    delta = anchor(pair, days, coarse, margins.result1)
+        result = _image(raw)
+        return result, Middle(average(result.detach(), SCALE // step))
+    delta, share = anchor(pair, days, coarse, margins.result1), fade(position(pair, days, margins.result1))
     base = average(delta, step)
-    result = _result(raw, base)
-    return result, Middle(average(result.detach(), SCALE // step), _sharpened(delta, base, result.detach(), pair))
+    result = _corrected(base, raw, average(share, step))
+    sharpened = _sharpened(delta, base, result.detach(), pair)
+    return result, Middle(average(result.detach(), SCALE // step), sharpened, crop(share, margins.result1))
 
 
 def _sharpened(delta: Tensor, base: Tensor, result: Tensor, pair: Pair) -> Tensor:
@@ -334,7 +352,7 @@ def stage2(network: Network, started: Started, middle: Middle) -> Tensor:
     before, after = started.averages.chunk(2, dim=1)
     triple = _triple(before, middle.image, after)
     raw = network.second.finish(triple, started.shared2, started.pair.margins.result1)
-    return _result(raw, middle.base)
+    return _image(raw) if middle.base is None or middle.share is None else _corrected(middle.base, raw, middle.share)
 
 
 def outside(pair: Pair, coarse: Tensor) -> Tensor:
