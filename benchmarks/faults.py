@@ -35,7 +35,7 @@ from rich.table import Table
 
 from pipelines import cubes
 from pipelines.console import err, main, out
-from stfgan_xr import catalog, rasters, simulate, store
+from stfgan_xr import catalog, rasters, scenes, simulate, store
 from stfgan_xr.aoi import read_aoi
 from stfgan_xr.errors import SourceError, StfganError
 from stfgan_xr.grid import nested_grid
@@ -253,7 +253,7 @@ def remote(url: str, hosts: tuple[str, ...] = ("http://127.0.0.1",)) -> AssetRea
     """A reader of an image of :data:`VALUES`."""
     return AssetReader(
         url=url, spec=spec(GRID), resampling=Resampling.nearest, dtype=np.dtype("uint16"), fill_value=0,
-        allowed=partial(catalog.is_allowed, hosts=hosts),
+        allowed=partial(scenes.is_allowed, hosts=hosts),
     )  # fmt: skip
 
 
@@ -430,7 +430,7 @@ def orders(world: Path, folder: Path, count: int = 200) -> Iterator[Figure]:
     items = {side: list(catalog._from_static(side, area)) for side in sides}
     seen, original, shuffled = set(), catalog._from_static, random.Random(0)
 
-    def any_order(side: catalog.Side, _: Any) -> Iterator[dict[str, Any]]:
+    def any_order(side: scenes.Side, _: Any) -> Iterator[dict[str, Any]]:
         chosen = items[side] + shuffled.choices(items[side], k=shuffled.randrange(1, len(items[side])))
         shuffled.shuffle(chosen)
         yield from chosen
@@ -439,7 +439,7 @@ def orders(world: Path, folder: Path, count: int = 200) -> Iterator[Figure]:
         catalog._from_static = any_order
         for _ in range(count):
             found = [catalog.search(s, area, date(2020, 1, 1), date(2020, 12, 31), longitude, BANDS) for s in sides]
-            catalog.save_scenes(folder / "items.json", *found)
+            scenes.save_scenes(folder / "items.json", *found)
             seen.add(hashlib.sha256((folder / "items.json").read_bytes()).hexdigest())
     finally:
         catalog._from_static = original
@@ -499,7 +499,7 @@ def addresses(folder: Path, world: Path, count: int = 200) -> Iterator[Figure]:
             for side in (known, local, replace(known, hosts=("http://tiles.example", "*.example.com"))):
                 item["assets"]["red"]["href"] = href
                 try:
-                    catalog.to_scene(item, side, 114.0, ("red",))
+                    scenes.to_scene(item, side, 114.0, ("red",))
                 except SourceError:
                     refused += 1
         hits = len(canary.requests())
@@ -614,10 +614,10 @@ def secrets(at: Place, behaviours: tuple[str, ...] = ("clock-1-0", "sig-never"))
         sent += sum(f" /{how}/" in line and CANARY in line for line in at.server.requests())
         known = catalog.open_catalog(toml)
         assert known.fine is not None
-        scenes = catalog.read_scenes(folder / "items.json")[0]
+        found = scenes.read_scenes(folder / "items.json")[0]
         grid = nested_grid(read_aoi(at.world / "aoi.geojson"))
         with signing(at.server):
-            graph = load(scenes, grid, side=known.fine, bands=["red"], tile=128).__dask_graph__()
+            graph = load(found, grid, side=known.fine, bands=["red"], tile=128).__dask_graph__()
             hits["graph"] += repr(list(graph)).count(CANARY) + pickle.dumps(dict(graph)).count(CANARY.encode())
     passed = not any(hits.values()) and sent > 0 and codes == [0, 1][: len(codes)]
     yield Figure(15, "requests with a canary token", sent, hits, passed)
@@ -646,7 +646,7 @@ def dates(world: Path) -> Iterator[Figure]:
         for key in ("datetime", "start_datetime"):
             other = {"datetime": None, "start_datetime": None, key: text}
             item = fine | {"properties": fine["properties"] | other}
-            scene = catalog.to_scene(item, known.fine, longitude, ("red",))
+            scene = scenes.to_scene(item, known.fine, longitude, ("red",))
             tried, wrong = tried + 1, wrong + (scene is None or scene.day.isoformat() != expected)
     for stated, expected in (("2020060", "2020-02-29"), ("2020366", "2020-12-31"), ("2019365", "2019-12-31")):
         start = date.fromisoformat(expected) - timedelta(days=8)
@@ -657,13 +657,13 @@ def dates(world: Path) -> Iterator[Figure]:
         }
         name = f"MCD43A4.A{stated}.h28v06.061.2021050035331"
         item = coarse | {"id": name, "properties": coarse["properties"] | moments}
-        scene = catalog.to_scene(item, known.coarse, 114.0, ("red",))
+        scene = scenes.to_scene(item, known.coarse, 114.0, ("red",))
         tried, wrong = tried + 1, wrong + (scene is None or scene.day.isoformat() != expected)
     for properties in ({"datetime": None}, {"datetime": "2019-02-29T00:00:00Z"}, {"datetime": "2020-01-01T24:00:01Z"}):
         item = fine | {"properties": {**fine["properties"], "start_datetime": None, **properties}}
         tried += 1
         try:
-            catalog.to_scene(item, known.fine, 114.0, ("red",))
+            scenes.to_scene(item, known.fine, 114.0, ("red",))
             wrong += 1
         except SourceError:
             continue

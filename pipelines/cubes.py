@@ -29,8 +29,9 @@ from stfgan_xr.sensors import BANDS
 if TYPE_CHECKING:
     from distributed import Client
 
-    from stfgan_xr.catalog import Catalog, Scene, Side
+    from stfgan_xr.catalog import Catalog
     from stfgan_xr.datasets import Pairs
+    from stfgan_xr.scenes import Scene, Side
 
 COARSE_MARGIN = 16
 """Coarse days read beyond the bracket range, to interpolate gaps at its ends."""
@@ -240,7 +241,8 @@ def _search(
     request: Request, folder: Path, catalogs: tuple[Catalog, Catalog], keep: bool
 ) -> tuple[tuple[Scene, ...], ...]:
     """Scenes of both sides: those of items.json if a run of this request left one, else found and kept there."""
-    from stfgan_xr.catalog import read_scenes, save_scenes, search
+    from stfgan_xr.catalog import search
+    from stfgan_xr.scenes import read_scenes, save_scenes
 
     items = folder / "items.json"
     # Without a run.json nothing says what request the items were found for.

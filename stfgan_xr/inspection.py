@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stfgan_xr.catalog import Collection, Scene, Side, known_catalogs, open_catalog, to_scene
+from stfgan_xr.catalog import known_catalogs, open_catalog
 from stfgan_xr.errors import InputError, SourceError
+from stfgan_xr.scenes import Collection, Scene, Side, to_scene
 from stfgan_xr.sensors import BANDS, SENSORS
 
 LARGEST_FILE = 64 * 2**20

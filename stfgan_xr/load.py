@@ -17,10 +17,10 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from stfgan_xr.catalog import Scene, Side, check_href, is_allowed
 from stfgan_xr.days import to_datetime64
 from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.rasters import READERS, Resampling, are_there
+from stfgan_xr.scenes import Scene, Side, check_href, is_allowed
 from stfgan_xr.sensors import FILL, SENSORS, Observation, Sensor, decode
 
 RESAMPLING = {"fine": Resampling.cubic, "coarse": Resampling.bilinear}

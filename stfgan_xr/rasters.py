@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterWindow
 
 from stfgan_xr.errors import InputError, SourceError
+from stfgan_xr.remote import TIMEOUTS, is_remote, look, redact, within
 
 DRIVER = "GTiff"
 LARGEST_BLOCK = 64 * 2**20
@@ -44,11 +45,9 @@ PATIENCE = 300.0
 """Seconds after which no further attempt is made."""
 PAUSE, LONGEST_PAUSE = 1.0, 8.0
 """Seconds before the second attempt, doubled for each further one up to the longest."""
-LONGEST_WAIT = 120.0
-"""Seconds waited at most because a server asks for it (``Retry-After``)."""
 RENEWALS = 3
 """How often a refused read asks for another token."""
-MOST_REDIRECTS, MOST_KNOWN, LOOKS_AT_ONCE = 10, 10_000, 16
+MOST_KNOWN, LOOKS_AT_ONCE = 10_000, 16
 TOKEN_SECONDS = 120.0
 """After which a token service is given up; planetary-computer has no timeout of its own."""
 TOLERANCE = 1e-6
@@ -56,15 +55,17 @@ TOLERANCE = 1e-6
 tile; at 1e-3 rough texture is still off by 3.5 and 0.6 % of pixels depend on the tile by 1; at 1e-6 none does, at 0.4 s
 a megapixel instead of 0.1."""
 _LOCAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
-_REMOTE = _LOCAL | {
-    "GDAL_HTTP_TIMEOUT": "60",
-    "GDAL_HTTP_CONNECTTIMEOUT": "20",
-    "GDAL_HTTP_LOW_SPEED_TIME": "30",
-    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
-    "GDAL_HTTP_MAX_RETRY": "2",
-    "GDAL_HTTP_RETRY_DELAY": "0.5",
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-}
+_REMOTE = (
+    _LOCAL
+    | TIMEOUTS
+    | {
+        "GDAL_HTTP_LOW_SPEED_TIME": "30",
+        "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
+        "GDAL_HTTP_MAX_RETRY": "2",
+        "GDAL_HTTP_RETRY_DELAY": "0.5",
+        "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    }
+)
 # With more threads GDAL 3.10 returns zeros without an error when a range request of an uncompressed remote image fails.
 _SAFE = {"GDAL_NUM_THREADS": "1"}
 _FAILURES = (RasterioError, CRSError, CPLE_BaseError, OSError)
@@ -74,16 +75,6 @@ _FINAL = re.compile(r"response code: 4(?!03|08|12|29)\d\d|does not exist in the 
 _FORBIDDEN = re.compile(r"response code: 403")
 _ABSENT = re.compile(r"response code: (404|410)|NoSuchKey|key does not exist|does not exist in the file system")
 _CHANGED = re.compile(r"response.code[:=] ?412")
-_QUERY = re.compile(r"\?[^\s'\"]*")
-
-
-def redact(text: str) -> str:
-    """A text without the queries of its addresses, which may hold tokens.
-
-    >>> redact("https://a.example/b.tif?sig=secret: no such host")
-    'https://a.example/b.tif no such host'
-    """
-    return _QUERY.sub("", text)
 
 
 class _Redaction(logging.Filter):
@@ -132,96 +123,15 @@ def _reason(error: BaseException) -> str:
     return redact(lines[0] if lines else str(error))
 
 
-def _is_remote(url: str) -> bool:
-    return urlsplit(url).scheme in ("http", "https", "s3")
-
-
-class _Busy(OSError):
-    """A server that asks for patience."""
-
-    def __init__(self, status: int, wait: float) -> None:
-        super().__init__(f"HTTP response code: {status}")
-        self.wait = wait
-
-
-def _seconds(header: str | None) -> float:
-    """What a ``Retry-After`` header asks for, up to a limit; 0 if it states no seconds."""
-    return min(float(header), LONGEST_WAIT) if header and header.strip().isdigit() else 0.0
-
-
 _KNOWN: dict[str, str] = {}
 """Entity tag (empty if it has none) of each address that was looked at in this process."""
-_connections = threading.local()
-
-
-def _user_headers() -> dict[str, str]:
-    """What the user has GDAL send, such as a bearer token."""
-    parts = re.split(r"\r\n|,", os.environ.get("GDAL_HTTP_HEADERS", ""))
-    return {name.strip(): value.strip() for name, _, value in (part.partition(":") for part in parts) if value}
-
-
-def look(address: str, allowed: Callable[[str], bool]) -> str:
-    """Ask for the first byte of an image before GDAL does: GDAL follows every redirect, and ignores ``Retry-After``.
-
-    Parameters
-    ----------
-    address
-        Signed http or https address.
-    allowed
-        Whether a redirect may lead to an address.
-
-    Returns
-    -------
-    str
-        The entity tag, if it identifies the bytes; else empty.
-
-    Raises
-    ------
-    SourceError
-        If it redirects to where it may not.
-    OSError
-        If it does not answer with one byte.
-    """
-    import requests
-
-    if not hasattr(_connections, "session"):
-        _connections.session = requests.Session()
-    first, common = urlsplit(address).netloc, {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
-    names = "GDAL_HTTP_CONNECTTIMEOUT", "GDAL_HTTP_TIMEOUT"
-    timeout = tuple(float(os.environ.get(name, _REMOTE[name])) for name in names)
-    place = address
-    for _ in range(MOST_REDIRECTS):
-        headers = common | (_user_headers() if urlsplit(place).netloc == first else {})
-        # Neither redirects nor bodies: a server that ignores the range would send the whole image.
-        options: dict[str, Any] = {"allow_redirects": False, "stream": True, "timeout": timeout}
-        with _connections.session.get(place, headers=headers, **options) as answer:
-            status, found = answer.status_code, answer.headers
-            if answer.is_redirect:
-                place = urljoin(place, found["Location"])
-                if not allowed(place):
-                    parts = urlsplit(place)
-                    raise SourceError(
-                        f"{redact(address)} leads to {parts.scheme}://{parts.hostname}, which is not among the hosts "
-                        "of its catalog; if it should be, add it to hosts"
-                    )
-                continue
-            if status in (429, 503):
-                raise _Busy(status, _seconds(found.get("Retry-After")))
-            if status == 200:
-                raise OSError("its server sends the whole file instead of the part asked for")
-            if status != 206:
-                raise OSError(f"HTTP response code: {status}")
-            next(answer.iter_content(64), b"")  # else the connection cannot be used again
-            tag = str(found.get("ETag", ""))
-            return tag if tag.startswith('"') else ""
-    raise OSError(f"more than {MOST_REDIRECTS} redirects")
 
 
 @contextmanager
 def _environment(url: str, again: bool, tag: str = "") -> Iterator[None]:
     """GDAL's settings for an address; what the user set in the environment stays, unless it does harm."""
-    chosen = {name: value for name, value in (_REMOTE if _is_remote(url) else _LOCAL).items() if name not in os.environ}
-    if _is_remote(url):
+    chosen = {name: value for name, value in (_REMOTE if is_remote(url) else _LOCAL).items() if name not in os.environ}
+    if is_remote(url):
         chosen |= _SAFE
     if again:
         # GDAL remembers failures: without this a second attempt sends no request.
@@ -353,7 +263,7 @@ class AssetReader:
                 _KNOWN.pop(self.url, None)
                 reason, said = _reason(error), " ".join(_chain(error))
                 over = count + 1 == ATTEMPTS or time.monotonic() > until
-                if over or not _is_remote(self.url) or _FINAL.search(said):
+                if over or not is_remote(self.url) or _FINAL.search(said):
                     break
                 if _FORBIDDEN.search(said):
                     refused += 1
@@ -367,7 +277,7 @@ class AssetReader:
         raise SourceError(f"{redact(self.url)} cannot be read: {reason}{where}{hint * self.url.startswith('s3:')}")
 
     def _find(self, again: bool) -> bool:
-        if not _is_remote(self.url):
+        if not is_remote(self.url):
             return Path(self.url).is_file()
         try:
             if self.url.startswith("s3:"):
@@ -444,27 +354,6 @@ class AssetReader:
             return found
 
 
-def _within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a function that itself waits without end; TimeoutError if it takes longer."""
-    results: list[Any] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            results.append(function(*arguments))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError(f"no token within {seconds:g} s")
-    return results[0]
-
-
 class PlanetaryComputerReader(AssetReader):
     """Assets of the Planetary Computer: signed just before opening, so that no token outlives its hour."""
 
@@ -473,7 +362,7 @@ class PlanetaryComputerReader(AssetReader):
         import planetary_computer
 
         try:
-            return str(_within(TOKEN_SECONDS, planetary_computer.sign_url, self.url))
+            return str(within(TOKEN_SECONDS, planetary_computer.sign_url, self.url))
         except ValueError as error:  # an answer that holds no token; failed requests are an OSError already
             raise OSError(f"no token for it ({type(error).__name__})") from None
 

@@ -23,18 +23,9 @@ from odc.geo.geom import Geometry
 
 from stfgan_xr import catalog as subject
 from stfgan_xr.aoi import read_aoi
-from stfgan_xr.catalog import (
-    Catalog,
-    Scene,
-    Side,
-    deduplicate,
-    open_catalog,
-    read_scenes,
-    save_scenes,
-    search,
-    to_scene,
-)
+from stfgan_xr.catalog import Catalog, open_catalog, search
 from stfgan_xr.errors import InputError, SourceError
+from stfgan_xr.scenes import Scene, Side, check_href, deduplicate, read_scenes, save_scenes, to_scene
 from stfgan_xr.sensors import BANDS
 
 RECORDED = Path("stac") / "planetarycomputer.microsoft.com"
@@ -234,15 +225,15 @@ def test_local_assets_must_lie_below_the_catalog(tmp_path: Path) -> None:
     root.mkdir()
     (tmp_path / "other").mkdir()
     side = replace(pc_side("fine"), api=None, static=str(root / "catalog.json"), hosts=())
-    subject.check_href(str(root / "a" / "red.tif"), side, "item")
+    check_href(str(root / "a" / "red.tif"), side, "item")
     (root / "link").symlink_to(tmp_path / "other")
     for outside in (
         tmp_path / "red.tif", root / ".." / "red.tif", tmp_path / "world-2" / "red.tif", root / "link" / "red.tif", Path("red.tif")
     ):  # fmt: skip
         with pytest.raises(SourceError, match="below its folder"):
-            subject.check_href(str(outside), side, "item")
+            check_href(str(outside), side, "item")
     with pytest.raises(SourceError, match=r"example\.org"):
-        subject.check_href("https://example.org/red.tif", side, "item")
+        check_href("https://example.org/red.tif", side, "item")
 
 
 @pytest.mark.parametrize("text", [None, "", "yesterday", "2020-13-01T00:00:00Z"])
@@ -966,7 +957,7 @@ def test_a_local_catalog_does_not_lead_out_of_its_folder(tmp_path: Path, link: s
 def test_plain_http_is_for_hosts_that_are_named_with_it() -> None:
     side = replace(pc_side("fine"), hosts=("tiles.example", "http://inside.example"))
     for href in ("https://tiles.example/a.tif", "http://inside.example/a.tif"):
-        subject.check_href(href, side, "item")
+        check_href(href, side, "item")
     for href in ("http://tiles.example/a.tif", "https://inside.example/a.tif"):
         with pytest.raises(SourceError, match="not among the hosts"):
-            subject.check_href(href, side, "item")
+            check_href(href, side, "item")

@@ -19,6 +19,7 @@ from pipelines import cubes
 from stfgan_xr import rasters, store
 from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.rasters import Resampling, are_there
+from stfgan_xr.remote import LONGEST_WAIT, seconds_asked, within
 from stfgan_xr.simulate import SINUSOIDAL
 from tests.range_server import Server, serving
 from tests.test_rasters import reader, whole
@@ -94,10 +95,10 @@ def test_a_server_that_asks_for_patience_gets_it(server: Server) -> None:
 
 
 def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rasters._seconds("3") == 3
-    assert rasters._seconds("999999") == rasters.LONGEST_WAIT
+    assert seconds_asked("3") == 3
+    assert seconds_asked("999999") == LONGEST_WAIT
     for text in (None, "", "-1", "nan", "soon", "Fri, 31 Dec 1999 23:59:59 GMT"):
-        assert rasters._seconds(text) == 0
+        assert seconds_asked(text) == 0
 
 
 @pytest.mark.parametrize("name", ["packed.tif", "plain.tif"])
@@ -163,7 +164,7 @@ def test_what_is_there_is_told_from_what_is_not(server: Server, tmp_path: Path) 
 
 def test_a_token_service_that_does_not_answer_is_given_up() -> None:
     with pytest.raises(TimeoutError, match=r"no token within 0\.05 s"):
-        rasters._within(0.05, time.sleep, 5)
+        within(0.05, time.sleep, 5)
 
 
 @pytest.mark.parametrize("step", [faults.cuts, faults.changes], ids=["cuts", "changes"])

@@ -25,12 +25,13 @@ from odc.geo.geobox import GeoBox
 from stfgan_xr import load as subject
 from stfgan_xr import simulate
 from stfgan_xr.aoi import read_aoi
-from stfgan_xr.catalog import Catalog, Scene, open_catalog, search
+from stfgan_xr.catalog import Catalog, open_catalog, search
 from stfgan_xr.days import day_range
 from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.grid import coarse_grid, nested_grid
 from stfgan_xr.load import load
 from stfgan_xr.rasters import AssetReader
+from stfgan_xr.scenes import Scene
 from stfgan_xr.sensors import FILL, Observation
 from tests.test_rasters import exact, positions
 

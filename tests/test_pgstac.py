@@ -21,7 +21,8 @@ from shapely.ops import unary_union
 from stfgan_xr import catalog as subject
 from stfgan_xr import store
 from stfgan_xr.aoi import read_aoi
-from stfgan_xr.catalog import Scene, Side, open_catalog, search
+from stfgan_xr.catalog import open_catalog, search
+from stfgan_xr.scenes import Scene, Side
 from tests.range_server import Server, serving
 from tests.test_catalog import demo, demo_items, found_in
 

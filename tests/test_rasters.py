@@ -17,7 +17,8 @@ from rasterio.windows import Window
 from stackstac.raster_spec import RasterSpec
 
 from stfgan_xr import errors
-from stfgan_xr.rasters import AssetReader, Resampling, read_raster, redact, write_cog
+from stfgan_xr.rasters import AssetReader, Resampling, read_raster, write_cog
+from stfgan_xr.remote import redact
 from stfgan_xr.simulate import SINUSOIDAL
 
 Array = np.ndarray[Any, Any]
