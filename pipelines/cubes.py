@@ -19,7 +19,7 @@ from odc.geo.geobox import GeoBox
 from pipelines.console import err, main, out, track
 from stfgan_xr import days as calendar
 from stfgan_xr import store
-from stfgan_xr.aoi import read_aoi
+from stfgan_xr.aoi import middle, read_aoi
 from stfgan_xr.cluster import connect, cores, run
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import write_json
@@ -251,8 +251,7 @@ def _search(
     fine, coarse = catalogs
     sides = _sides(request, fine, coarse)
     area = read_aoi(_area(request, fine))
-    bounds = area.boundingbox
-    longitude = (bounds.left + bounds.right) / 2
+    longitude, _ = middle(area)
     reach = timedelta(days=request.bracket_days)
     margin = reach + timedelta(days=COARSE_MARGIN)
     first, last = request.days[0], request.days[-1]

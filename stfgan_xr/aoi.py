@@ -25,8 +25,13 @@ def _from_numbers(text: str) -> Geometry | None:
         west, south, east, north = (float(part) for part in parts)
     except ValueError:
         return None
+    if west <= 180 and east >= -180 and 0 < east + 360 - west < 180 and south < north:  # else a mistake
+        return unary_union([box(west, south, 180, north, WGS84), box(-180, south, east, north, WGS84)])
     if not (west < east and south < north):  # also true of NaN
-        raise InputError(f"--aoi {text!r}: write west,south,east,north in degrees, with west < east and south < north")
+        raise InputError(
+            f"--aoi {text!r}: write west,south,east,north in degrees, with south < north, and west > east only across "
+            "180 degrees"
+        )
     return box(west, south, east, north, WGS84)
 
 
@@ -95,7 +100,7 @@ def _check(area: Geometry, where: str) -> Geometry:
     if bounds.left < -180 or bounds.right > 180 or bounds.bottom < -90 or bounds.top > 90:
         raise InputError(
             f"--aoi {where}: not on Earth in degrees (bounds {tuple(round(v, 3) for v in bounds)}); "
-            "GeoJSON wants longitude, latitude"
+            "GeoJSON wants longitude, latitude, and areas cut where they cross 180 degrees"
         )
     return _valid(area)
 
@@ -107,7 +112,7 @@ def read_aoi(text: str | Path) -> Geometry:
     ----------
     text
         Path of a GeoJSON file (geometry, Feature or FeatureCollection; RFC 7946: longitude, latitude in degrees) or
-        ``"west,south,east,north"``.
+        ``"west,south,east,north"``, with west > east across 180 degrees.
 
     Raises
     ------
@@ -121,3 +126,21 @@ def read_aoi(text: str | Path) -> Geometry:
     if area is None:
         area = _from_file(Path(text))
     return _check(area, str(text))
+
+
+def middle(area: Geometry) -> tuple[float, float]:
+    """Longitude and latitude of the middle of an area's bounds, in degrees.
+
+    Of an area that is cut at 180 degrees, as RFC 7946 wants it, the parts on both sides are put together first.
+
+    >>> middle(read_aoi("178,-20,-179,-18"))
+    (179.5, -19.0)
+    """
+    bounds = area.boundingbox
+    parts = [part.bounds for part in getattr(area.geom, "geoms", [area.geom])]
+    west, east = bounds.left, bounds.right
+    if west == -180 and east == 180 and all(right - left < 180 for left, _, right, _ in parts):
+        west = min(left for left, *_ in parts if left >= 0)
+        east = 360 + max(right for left, _, right, _ in parts if left < 0)
+    longitude = (west + east) / 2
+    return longitude - 360 if longitude > 180 else longitude, (bounds.bottom + bounds.top) / 2

@@ -18,6 +18,7 @@ from odc.geo.geom import Geometry
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
+from stfgan_xr.aoi import middle
 from stfgan_xr.errors import InputError
 
 RATIO = 16
@@ -88,9 +89,7 @@ def nested_grid(
     >>> grid.crs.epsg, grid.shape.x % 16, grid.affine.c % 480
     (32650, 0, 15.0)
     """
-    bounds = area.boundingbox
-    middle = ((bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2)
-    target = parse_crs(crs) if crs else CRS.from_epsg(utm_epsg(*middle))
+    target = parse_crs(crs) if crs else CRS.from_epsg(utm_epsg(*middle(area)))
     box = area.to_crs(target, resolution=0.01).boundingbox
     if not all(math.isfinite(value) for value in box):
         raise InputError(f"the area cannot be projected to {crs or target.to_string()}; choose another --crs")

@@ -93,6 +93,26 @@ def test_a_reversed_or_empty_box_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "longitude"), [("178,-20,-179,-18", 179.5), ("179,-20,-178,-18", -179.5), ("170,60,-150,70", -170.0)]
+)
+def test_a_box_across_180_degrees_is_cut_there(tmp_path: Path, text: str, longitude: float) -> None:
+    area = aoi.read_aoi(text)
+    west, south, east, north = map(float, text.split(","))
+    assert sorted(part.bounds for part in area.geom.geoms) == [(-180, south, east, north), (west, south, 180, north)]
+    assert aoi.middle(area) == (longitude, (south + north) / 2)
+    # The same area as GeoJSON wants it.
+    path = tmp_path / "area.geojson"
+    path.write_text(json.dumps(area.json))
+    assert aoi.middle(aoi.read_aoi(path)) == aoi.middle(area)
+
+
+def test_the_middle_of_an_area_elsewhere_is_that_of_its_bounds() -> None:
+    assert aoi.middle(aoi.read_aoi("-180,-10,-170,10")) == (-175, 0)
+    assert aoi.middle(aoi.read_aoi("170,-10,180,10")) == (175, 0)
+    assert aoi.middle(aoi.read_aoi("-180,-10,180,10")) == (0, 0)
+
+
+@pytest.mark.parametrize(
     "text", ["-181,0,1,1", "0,0,180.5,1", "0,-91,1,1", "0,0,1,90.1", "800000,2500000,900000,2600000"]
 )
 def test_a_box_off_earth_is_refused(text: str) -> None:

@@ -247,3 +247,21 @@ def test_the_georeference_of_a_crs_without_code_is_its_wkt() -> None:
     found = grid.georeference(some_grid(4, 6, 463.3, crs=sinusoidal))
     assert "proj:code" not in found
     assert CRS.from_wkt(found["proj:wkt2"]) == CRS.from_user_input(sinusoidal)
+
+
+@pytest.mark.parametrize(
+    ("text", "epsg"),
+    [("179.5,-17,-179.6,-16.8", 32660), ("179.6,-17,-179.5,-16.8", 32601), ("179.9,65,-179,65.3", 32601)],
+)
+def test_the_grid_of_an_area_across_180_degrees_is_as_small_as_the_area(text: str, epsg: int) -> None:
+    found = grid.nested_grid(read_aoi(text))
+    assert found.crs is not None
+    assert found.crs.epsg == epsg
+    west, south, east, north = map(float, text.split(","))
+    metres = (east + 360 - west) * 111_320 * np.cos(np.radians((south + north) / 2))
+    assert metres < found.shape.x * 30 < 1.1 * metres + 2 * 480
+    # Its corners come back to where they were asked for, on either side of the line.
+    corners = found.boundingbox.polygon.to_crs("EPSG:4326", resolution=1000).geom
+    longitudes = [(x + 360) % 360 for x, _ in corners.exterior.coords]
+    assert min(longitudes) <= west
+    assert max(longitudes) >= east + 360
