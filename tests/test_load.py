@@ -196,6 +196,15 @@ def test_only_scenes_that_touch_a_tile_are_opened_for_it(
     assert cost < 0.9 * len(opened)
 
 
+def test_scenes_that_state_no_grid_are_read_by_their_headers(
+    catalog: Catalog, fine: tuple[Scene, ...], coarse: tuple[Scene, ...], grid: GeoBox
+) -> None:
+    for scenes, side, target in ((fine[:4], catalog.fine, grid), (coarse[:3], catalog.coarse, coarse_grid(grid))):
+        bare = [replace(scene, crs="", shape=None, transform=None) for scene in scenes]
+        stated, unstated = (load(s, target, side=side, bands=BANDS).compute() for s in (scenes, bare))
+        xr.testing.assert_identical(stated, unstated)
+
+
 @pytest.mark.parametrize(("east", "south"), [(40, 0), (0, 40), (-40, 0), (0, -40)])
 def test_a_scene_that_lies_elsewhere_leaves_its_day_empty(
     catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox, east: int, south: int
