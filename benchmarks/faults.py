@@ -534,7 +534,7 @@ BOMBS: dict[str, dict[str, Any]] = {
     "zstd": {"width": 20000, "height": 20000, "compress": "zstd", "blockysize": 20000},
     "big tiff": {"width": 30000, "height": 30000, "blockysize": 30000, "BIGTIFF": "YES"},
 }
-_OPEN = """
+_OPEN = r"""
 import re, sys
 from pathlib import Path
 import numpy as np
