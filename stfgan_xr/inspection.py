@@ -21,9 +21,8 @@ def collections() -> Iterator[tuple[Side, Collection]]:
     """Every collection of the catalogs of the package, with the side it belongs to; the demo's last."""
     for name in sorted(known_catalogs(), key=lambda name: name == "demo"):
         catalog = open_catalog(name)
-        for side in (catalog.fine, catalog.coarse):
-            for collection in side.collections if side is not None else ():
-                yield side, collection  # type: ignore[misc]
+        for side in filter(None, (catalog.fine, catalog.coarse)):
+            yield from ((side, collection) for collection in side.collections)
 
 
 def read_items(path: Path) -> dict[str, Any] | list[Any]:
