@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipelines.console import main, out
 from stfgan_xr.errors import InputError
@@ -15,11 +15,12 @@ from stfgan_xr.sensors import SENSORS
 
 
 def _list() -> None:
-    table = Table("catalog", "side", "collection", "sensors", "years", box=None, pad_edge=False)
+    columns = "catalog", "side", "collection", Column("sensors", min_width=max(map(len, SENSORS))), "years"
+    table = Table(*columns, box=None, pad_edge=False)
     logins: dict[str, str] = {}
     for side, collection in collections():
         logins.setdefault(side.catalog, side.login)
-        years = f"{collection.since or ''}-{collection.until or ''}"
+        years = f"{collection.since or ''}-{collection.until.year if collection.until else ''}"
         note = f"{years} not readable" if collection.unreadable else years
         kind = SENSORS[collection.sensors[0]].kind
         table.add_row(side.catalog, kind, collection.name, ", ".join(collection.sensors), note)

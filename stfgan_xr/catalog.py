@@ -92,7 +92,7 @@ def _parse(raw: bytes, where: str, folder: Path) -> Catalog:
 
 
 _SIDE_KEYS = {
-    "api", "static", "signer", "hosts", "timeout", "retries", "page", "collections", "default", "login",
+    "api", "static", "signer", "hosts", "timeout", "retries", "page", "collections", "default", "login", "successor",
 }  # fmt: skip
 _COLLECTION_KEYS = {"sensors", "assets", "also", "since", "until", "misstated", "unreadable"}
 
@@ -145,8 +145,16 @@ def _side(table: Any, key: str, file: str, name: str, folder: Path) -> Side:
         address if "api" in table else None, address if "static" in table else None, signer,
         _texts(table, "hosts", where), _value(table, "timeout", (int, float), 60, where),
         _value(table, "retries", int, 5, where), _value(table, "page", int, 250, where), default,
-        _value(table, "login", str, "none", where),
+        _value(table, "login", str, "none", where), _successor(table, key, where, folder),
     )  # fmt: skip
+
+
+def _successor(table: Mapping[str, Any], key: str, where: str, folder: Path) -> str:
+    """The catalog that goes on; a path is one beside the TOML that names it."""
+    named = str(_value(table, "successor", str, "", where))
+    if named and key == "fine":
+        raise InputError(f"--catalog {where}: successor is for [coarse]")
+    return str(folder / named) if named.endswith(".toml") else named
 
 
 def _collection(name: str, table: Any, kind: str, where: str) -> Collection:
@@ -169,10 +177,11 @@ def _collection(name: str, table: Any, kind: str, where: str) -> Collection:
             raise InputError(
                 f"--catalog {where}: asset {role} = {assets[role]!r}; give its name; roles: {', '.join(sorted(roles))}"
             )
-    years = {key: _value(table, key, int, None, where) if key in table else None for key in ("since", "until")}
+    since = _value(table, "since", int, None, where) if "since" in table else None
+    until = _value(table, "until", date, None, where) if "until" in table else None
     return Collection(
         name, sensors, tuple((role, tuple(asset)) for role, asset in names.items()), _texts(table, "also", where),
-        years["since"], years["until"], _texts(table, "misstated", where), _value(table, "unreadable", str, "", where),
+        since, until, _texts(table, "misstated", where), _value(table, "unreadable", str, "", where),
     )  # fmt: skip
 
 

@@ -25,6 +25,10 @@ RATIO = 16
 RESOLUTION = 30.0
 LANDSAT_PHASE = 15.0
 LARGEST_SIDE = 200_000
+SPHERE = 6371007.181
+"""Radius in metres of the sphere that MODIS and VIIRS are projected from."""
+SINUSOIDAL = f"+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R={SPHERE} +units=m +no_defs"
+"""The projection of MODIS and VIIRS."""
 # Blocks start on multiples of this many fine pixels: whole cells of the progressive schedule's coarsest grid.
 NETWORK_STEP = 16
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from stfgan_xr.catalog import known_catalogs, open_catalog
 from stfgan_xr.errors import InputError, SourceError
-from stfgan_xr.scenes import Collection, Scene, Side, to_scene
-from stfgan_xr.sensors import BANDS, SENSORS
+from stfgan_xr.scenes import Collection, Scene, Side, is_hdf5, to_scene
+from stfgan_xr.sensors import BANDS, SENSORS, field_of
 
 LARGEST_FILE = 64 * 2**20
 _EVERYWHERE = ("*", "http://*")
@@ -60,7 +60,8 @@ def understand(item: Mapping[str, Any]) -> dict[str, Any]:
     -------
     dict
         ``id``, ``catalog``, ``collection``, ``sensor``, ``day``, ``crs``, ``quality`` (role -> href) and ``bands``:
-        name -> ``href``, ``scale``, ``offset``, ``nodata``; or ``id`` and ``unused``, the reason.
+        name -> ``href``, ``scale``, ``offset``, ``nodata`` (and ``field`` of an HDF-EOS5 file); or ``id`` and
+        ``unused``, the reason.
 
     Notes
     -----
@@ -128,6 +129,11 @@ def _plain(
         asset = collection.asset(item, role)
         return str(asset["href"]) if asset is not None else ""
 
+    def coded(band: str) -> dict[str, Any]:
+        field = field_of(sensor, band) if is_hdf5(href(band)) else ""
+        facts = {"href": href(band), "scale": sensor.scale, "offset": sensor.offset, "nodata": sensor.fill}
+        return facts | ({"field": field} if field else {})
+
     return {
         "id": scene.id,
         "catalog": side.catalog,
@@ -135,9 +141,6 @@ def _plain(
         "sensor": scene.sensor,
         "day": scene.day.isoformat(),
         "crs": scene.crs,
-        "bands": {
-            band: {"href": href(band), "scale": sensor.scale, "offset": sensor.offset, "nodata": sensor.fill}
-            for band in bands
-        },
+        "bands": {band: coded(band) for band in bands},
         "quality": {role: href(role) for role in sensor.quality_roles(bands)},
     }

@@ -20,8 +20,8 @@ from odc.geo.xr import xr_coords
 from stfgan_xr.days import to_datetime64
 from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.rasters import READERS, Resampling, are_there
-from stfgan_xr.scenes import Scene, Side, check_href, is_allowed
-from stfgan_xr.sensors import FILL, SENSORS, Observation, Sensor, decode
+from stfgan_xr.scenes import Scene, Side, check_href, is_allowed, is_hdf5
+from stfgan_xr.sensors import FILL, SENSORS, Observation, Sensor, decode, field_of
 
 RESAMPLING = {"fine": Resampling.cubic, "coarse": Resampling.bilinear}
 """Where a source does not lie on the grid already; quality layers always take the nearest."""
@@ -62,8 +62,14 @@ def _shim(scene: Scene, roles: Sequence[str], grid: GeoBox, footprint: Bounds) -
     stackstac does not understand ``proj:code``, fails on ``proj:epsg: null``, and makes NaT of a null ``datetime``.
     """
     properties = {"datetime": f"{scene.day}T00:00:00Z", "proj:epsg": _epsg(grid), "proj:bbox": footprint}
-    assets = {role: {"href": scene.href(role)} for role in roles}
+    assets = {role: {"href": _address(scene, role)} for role in roles}
     return {"type": "Feature", "id": scene.id, "properties": properties, "assets": assets}
+
+
+def _address(scene: Scene, role: str) -> str:
+    """Where the reader finds a band: a file, or a field of one."""
+    href, field = scene.href(role), field_of(SENSORS[scene.sensor], role)
+    return f"{href}#{field}" if field and is_hdf5(href) else href
 
 
 def _resampling(sensor: Sensor, grid: GeoBox) -> Resampling:
@@ -136,13 +142,15 @@ def _sensor_day(
     reader = partial(READERS[side.signer], allowed=partial(is_allowed, hosts=side.hosts))
     pairs = list(zip(scenes, footprints, strict=True))
 
-    def stack(roles: Sequence[str], dtype: str, fill: int, resampling: Resampling) -> da.Array:
+    def stack(
+        roles: Sequence[str], dtype: str, fill: int, resampling: Resampling, coding: tuple[float, float] | None = None
+    ) -> da.Array:
         items = [_shim(scene, roles, grid, footprint) for scene, footprint in pairs]
-        kind = np.dtype(dtype)
-        options = {"dtype": kind, "fill_value": kind.type(fill), "resampling": resampling, "reader": reader}
+        kind, opener = np.dtype(dtype), partial(reader, coding=coding)
+        options = {"dtype": kind, "fill_value": kind.type(fill), "resampling": resampling, "reader": opener}
         return _stack(items, grid, tile, **options)
 
-    raw = stack(bands, sensor.dtype, sensor.fill, _resampling(sensor, grid))
+    raw = stack(bands, sensor.dtype, sensor.fill, _resampling(sensor, grid), (sensor.scale, sensor.offset))
     roles = sensor.quality_roles(bands)
     quality = stack(roles, sensor.quality_dtype, sensor.quality_fill, Resampling.nearest)
     meta = np.empty((0, 0, 0), np.int16)

@@ -26,11 +26,14 @@ from rasterio.crs import CRS
 from rasterio.enums import Interleaving
 from rasterio.enums import Resampling as Resampling
 from rasterio.errors import CRSError, RasterioError
+from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterWindow
 
 from stfgan_xr.errors import InputError, SourceError
-from stfgan_xr.remote import TIMEOUTS, is_remote, look, redact, within
+from stfgan_xr.grid import SINUSOIDAL
+from stfgan_xr.hdf5 import Field, open_field
+from stfgan_xr.remote import SLOW_BYTES, SLOW_SECONDS, TIMEOUTS, RangeFile, is_remote, look, redact, within
 
 DRIVER = "GTiff"
 LARGEST_BLOCK = 64 * 2**20
@@ -48,6 +51,8 @@ PAUSE, LONGEST_PAUSE = 1.0, 8.0
 RENEWALS = 3
 """How often a refused read asks for another token."""
 MOST_KNOWN, LOOKS_AT_ONCE = 10_000, 16
+FIELD_MARGIN = 4
+"""Cells of a field read around those a window lies in: a kernel's reach and more."""
 TOKEN_SECONDS = 120.0
 """After which a token service is given up; planetary-computer has no timeout of its own."""
 TOLERANCE = 1e-6
@@ -59,8 +64,8 @@ _REMOTE = (
     _LOCAL
     | TIMEOUTS
     | {
-        "GDAL_HTTP_LOW_SPEED_TIME": "30",
-        "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
+        "GDAL_HTTP_LOW_SPEED_TIME": f"{SLOW_SECONDS:.0f}",
+        "GDAL_HTTP_LOW_SPEED_LIMIT": f"{SLOW_BYTES:.0f}",
         "GDAL_HTTP_MAX_RETRY": "2",
         "GDAL_HTTP_RETRY_DELAY": "0.5",
         "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
@@ -185,6 +190,8 @@ def _whole_shift(source: Affine, target: Affine) -> tuple[int, int] | None:
 class AssetReader:
     """One asset on a target grid: the reader protocol of stackstac.
 
+    An asset is a GeoTIFF, or one field of an HDF-EOS5 file: ``address#field``.
+
     A source on the target's own lattice is read as it is; others are warped, by :data:`TOLERANCE` and with a kernel of
     fixed scale, which GDAL would estimate anew for each window. Each read opens the asset anew, so that readers can be
     shared by threads and sent to other processes.
@@ -199,15 +206,19 @@ class AssetReader:
         For sources on another lattice.
     dtype, fill_value
         Type of the asset, and its value that means no data; outside of the asset everything is fill.
+    coding
+        Scale and offset that a field of HDF-EOS5 must state, if it states any.
     allowed
         Whether redirects may lead to an address; by default they stay on their host.
     """
 
     def __init__(
         self, *, url: str, spec: Any, resampling: Resampling, dtype: np.dtype[Any], fill_value: float,
-        allowed: Callable[[str], bool] | None = None, **_: Any,
+        coding: tuple[float, float] | None = None, allowed: Callable[[str], bool] | None = None, **_: Any,
     ) -> None:  # fmt: skip
-        self.url, self.spec, self.resampling = url, spec, resampling
+        self.url, mark, field = url.partition("#HDFEOS/")
+        self.field = mark[1:] + field
+        self.spec, self.resampling, self.coding = spec, resampling, coding
         self.dtype, self.fill_value, self.allowed = np.dtype(dtype), fill_value, allowed
 
     def __getstate__(self) -> dict[str, Any]:
@@ -233,8 +244,8 @@ class AssetReader:
         Raises
         ------
         SourceError
-            If the asset cannot be opened or read, is no single-band GeoTIFF of the expected type, or claims blocks of
-            more than 64 MiB.
+            If the asset cannot be opened or read, is no single-band GeoTIFF or field of the expected type, or claims
+            blocks of more than 64 MiB.
         """
         top, left = int(window.row_off), int(window.col_off)
         rows, columns = f"{top}-{top + int(window.height)}", f"{left}-{left + int(window.width)}"
@@ -296,6 +307,8 @@ class AssetReader:
             if len(_KNOWN) >= MOST_KNOWN:
                 _KNOWN.clear()
             _KNOWN[self.url] = look(address, self.allowed or self._same_host)
+        if self.field:
+            return self._read_field(address, window)
         with _environment(self.url, again, _KNOWN.get(self.url, "")):
             return self._read(address, window)
 
@@ -324,6 +337,57 @@ class AssetReader:
             if lost:
                 raise OSError(lost[0])
             return found
+
+    def _read_field(self, address: str, window: RasterWindow) -> npt.NDArray[Any]:
+        """A window of a field of an HDF-EOS5 file, warped as a raster that holds what is needed of it."""
+        remote, name = self.url.startswith("http"), redact(self.url)
+        if is_remote(self.url) and not remote:
+            raise SourceError(f"{name}: HDF5 is read over https or from disk only")
+        with (
+            RangeFile(address, _KNOWN.get(self.url, "")) if remote else Path(address).open("rb") as file,
+            open_field(file, self.field, name) as field,
+        ):
+            self._check_field(field, name)
+            rows, columns = self._needed(field, window)
+            if isinstance(file, RangeFile):
+                file.prefetch(field.ranges(rows, columns))  # all at once, and not under the lock of h5py
+            # The whole grid, so that positions in it are computed from the same numbers whatever the window.
+            raw = np.full(field.shape, self.fill_value, self.dtype)
+            raw[rows, columns] = field.read(rows, columns)
+        profile = {"height": raw.shape[0], "width": raw.shape[1], "count": 1, "dtype": raw.dtype}
+        with rasterio.Env(**_LOCAL), MemoryFile() as memory:
+            with memory.open(driver=DRIVER, crs=_crs(SINUSOIDAL), transform=field.affine, **profile) as target:
+                target.write(raw, 1)
+            with memory.open(driver=DRIVER) as source:
+                return self._warp(source, window)
+
+    def _check_field(self, field: Field, name: str) -> None:
+        if field.dtype != self.dtype:
+            raise SourceError(f"{name} holds {field.dtype}, expected {self.dtype}")
+        expected = {"_FillValue": float(self.fill_value)}
+        if self.coding:
+            expected |= {"scale_factor": self.coding[0], "add_offset": self.coding[1]}
+        for key, ours in expected.items():
+            stated = field.stated(key)
+            if stated is not None and not abs(stated - ours) <= 1e-6 * max(abs(ours), 1e-3):  # stated as float32
+                raise SourceError(f"{name}: {key} of {self.field} is {stated:g} there, expected {ours:g}")
+
+    def _needed(self, field: Field, window: RasterWindow) -> tuple[slice, slice]:
+        """Rows and columns of a field that a window of the target grid is made from; all, where that is unknown."""
+        grid = GeoBox(self.spec.shape, self.spec.transform, f"EPSG:{self.spec.epsg}")
+        part = grid[window.toslices()]
+        step = max(abs(self.spec.transform.a), max(part.shape) * abs(self.spec.transform.a) / 64)
+        box = part.extent.to_crs(SINUSOIDAL, resolution=step).boundingbox
+        if not all(np.isfinite(box)):
+            return slice(0, field.shape[0]), slice(0, field.shape[1])
+        (left, top), (right, bottom) = ~field.affine * (box.left, box.top), ~field.affine * (box.right, box.bottom)
+        spread = FIELD_MARGIN + abs(self.spec.transform.a / field.affine.a)
+        edges = ((top, bottom, field.shape[0]), (left, right, field.shape[1]))
+        rows, columns = (
+            slice(*(int(np.clip(edge, 0, size)) for edge in (np.floor(low - spread), np.ceil(high + spread))))
+            for low, high, size in edges
+        )
+        return rows, columns
 
     def _copy(self, source: Any, window: RasterWindow, shift: tuple[int, int]) -> npt.NDArray[Any]:
         top, left = int(window.row_off) + shift[0], int(window.col_off) + shift[1]

@@ -31,6 +31,15 @@ def one_line(error: BaseException) -> str:
     return re.sub(r"\?[^\s'\"]*", "", lines[0])[:300]
 
 
+def _file_name(asset: Mapping[str, Any]) -> str:
+    return urlsplit(str(asset["href"])).path.rpartition("/")[2]
+
+
+def is_hdf5(href: str) -> bool:
+    """Whether an address is that of an HDF5 file, by its name."""
+    return urlsplit(href).path.lower().endswith((".h5", ".hdf5"))
+
+
 @dataclass(frozen=True)
 class Collection:
     """One collection of a side.
@@ -42,11 +51,14 @@ class Collection:
     sensors
         Names of the sensors it may hold.
     assets
-        Names of the asset of each role (band or quality layer); of several the first that an item has.
+        Names of the asset of each role (band or quality layer); of several the first that an item has. A name with
+        ``*`` is a pattern of the file's name, for servers that name assets by files.
     also
         Names that other servers give to the same collection.
-    since, until
-        First and last year of its imagery; None: it goes on.
+    since
+        First year of its imagery.
+    until
+        Last day of its imagery, as announced; None: it goes on.
     misstated
         Facts of the coding (scale, offset, nodata) that the server is known to state wrongly, so that they are not
         compared.
@@ -59,14 +71,18 @@ class Collection:
     assets: tuple[tuple[str, tuple[str, ...]], ...]
     also: tuple[str, ...] = ()
     since: int | None = None
-    until: int | None = None
+    until: date | None = None
     misstated: tuple[str, ...] = ()
     unreadable: str = ""
 
     def asset(self, item: Mapping[str, Any], role: str) -> Mapping[str, Any] | None:
         """The asset of a role, or None."""
-        names = dict(self.assets).get(role, ())
-        return next((item["assets"][name] for name in names if name in item["assets"]), None)
+        for name in dict(self.assets).get(role, ()):
+            for key, asset in item["assets"].items():
+                if key == name or ("*" in name and fnmatchcase(_file_name(asset), name)):
+                    found: Mapping[str, Any] = asset
+                    return found
+        return None
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,8 @@ class Side:
         Collections that are searched if none are named; empty: all.
     login
         What a user needs before images can be read.
+    successor
+        Of a coarse side: name or path of the catalog whose coarse side goes on where the imagery of this one ends.
     """
 
     catalog: str
@@ -107,6 +125,13 @@ class Side:
     page: int = 250
     default: tuple[str, ...] = ()
     login: str = "none"
+    successor: str = ""
+
+    @property
+    def until(self) -> date | None:
+        """Last day of its imagery, as announced; None: some of its collections goes on."""
+        ends = [collection.until for collection in self.collections]
+        return None if None in ends else max(day for day in ends if day)
 
     def select(self, names: Sequence[str] | None, bands: Sequence[str]) -> Side:
         """The side with some of its collections only, by default those of :attr:`default`.

@@ -114,6 +114,8 @@ class Sensor:
         Bands it has.
     keeps_offset
         For Sentinel-2: whether the numbers still hold the offset of processing baselines since 04.00.
+    channels
+        Names of the bands on the instrument, for products that come as HDF-EOS5 too; empty for others.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Sensor:
     saturation_bits: tuple[tuple[str, int], ...] = ()
     bands: tuple[str, ...] = BANDS
     keeps_offset: bool | None = None
+    channels: tuple[tuple[str, str], ...] = ()
 
     @property
     def quality_per_band(self) -> bool:
@@ -233,10 +236,15 @@ MCD43A4 = Sensor(
 )  # fmt: skip
 """MODIS MCD43A4 v6.1: daily nadir BRDF-adjusted reflectance, 16-day window, dated by its middle (ninth) day."""
 
-VNP43IA4 = replace(MCD43A4, name="vnp43ia4", bands=("red", "nir", "swir1"))
+VNP43IA4 = replace(
+    MCD43A4, name="vnp43ia4", bands=("red", "nir", "swir1"), channels=(("red", "I1"), ("nir", "I2"), ("swir1", "I3"))
+)
 """VIIRS VNP43IA4 and VJ143IA4 v2: the same of the imagery bands I1 to I3."""
 
-VNP43MA4 = replace(MCD43A4, name="vnp43ma4", resolution=926.625433055556)
+VNP43MA4 = replace(
+    MCD43A4, name="vnp43ma4", resolution=926.625433055556,
+    channels=(("blue", "M3"), ("green", "M4"), ("red", "M5"), ("nir", "M7"), ("swir1", "M10"), ("swir2", "M11")),
+)  # fmt: skip
 """VIIRS VNP43MA4 and VJ143MA4 v2: the same of the moderate bands M3, M4, M5, M7, M10 and M11, at 1 km."""
 
 MOD09GA = Sensor(
@@ -258,6 +266,19 @@ SENSORS: Mapping[str, Sensor] = {
         MCD43A4, VNP43IA4, VNP43MA4, MOD09GA, MOD09A1, MOD09Q1,
     )
 }  # fmt: skip
+
+
+def field_of(sensor: Sensor, role: str) -> str:
+    """Path of a role's field in an HDF-EOS5 file; empty if the sensor does not come as such.
+
+    >>> field_of(VNP43IA4, "quality_red")
+    'HDFEOS/GRIDS/VIIRS_Grid_BRDF/Data Fields/BRDF_Albedo_Band_Mandatory_Quality_I1'
+    """
+    if not sensor.channels:
+        return ""
+    kind = "BRDF_Albedo_Band_Mandatory_Quality" if role.startswith("quality_") else "Nadir_Reflectance"
+    channel = dict(sensor.channels)[role.removeprefix("quality_")]
+    return f"HDFEOS/GRIDS/VIIRS_Grid_BRDF/Data Fields/{kind}_{channel}"
 
 
 @lru_cache

@@ -32,7 +32,7 @@ from scipy import ndimage
 from stfgan_xr.days import day_range, to_number
 from stfgan_xr.errors import InputError, ResourceError
 from stfgan_xr.files import write_json, write_text
-from stfgan_xr.grid import Window
+from stfgan_xr.grid import SINUSOIDAL, Window
 from stfgan_xr.landscape import MARGIN, Day, World
 from stfgan_xr.rasters import write_cog
 from stfgan_xr.sensors import BANDS, LANDSAT_OLI, MCD43A4
@@ -41,7 +41,6 @@ __all__ = ["World", "default_folder", "ensure_world", "passes", "read_world", "w
 
 VERSION = 2
 """Raised whenever the same world would give other files."""
-SINUSOIDAL = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"
 MODIS_PIXEL = 463.312716527778
 MODIS_ORIGIN = (-20015109.354, 10007554.677)
 ASSETS = {"blue": "blue", "green": "green", "red": "red", "nir": "nir08", "swir1": "swir16", "swir2": "swir22"}

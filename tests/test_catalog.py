@@ -295,7 +295,13 @@ def test_the_default_collections_are_used_unless_others_are_named() -> None:
             BANDS,
             "has no blue, green, swir1, swir2; add --bands red,nir",
         ),
-        ("nasa-lpcloud", "coarse", None, BANDS, "HDF4; use the GeoTIFFs of --coarse-catalog planetary-computer"),
+        (
+            "nasa-lpcloud",
+            "coarse",
+            ["MCD43A4_061"],
+            BANDS,
+            "HDF4; use the GeoTIFFs of --coarse-catalog planetary-computer",
+        ),
     ],
 )
 def test_collections_that_cannot_serve_are_refused_with_what_to_do(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipelines.console import main
 from stfgan_xr.catalog import known_catalogs, open_catalog
 from stfgan_xr.inspection import collections, understand
 from stfgan_xr.sensors import BANDS, SENSORS
+from tests import viirs
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "stac"
 LANDSAT = "planetarycomputer.microsoft.com/landsat-c2-l2/LC09_{}_02_{}.json"
@@ -176,10 +177,28 @@ def test_what_is_not_understood_says_why(shared_data: Path, file: str, reason: s
     assert reason in found["unused"]
 
 
-@pytest.mark.parametrize(("collection", "reason"), [("MCD43A4.v061", "HDF4"), ("MOD09GA_061", "HDF4"), ("VNP43IA4_002", "HDF5")])  # fmt: skip
+@pytest.mark.parametrize(("collection", "reason"), [("MCD43A4.v061", "HDF4"), ("MOD09GA_061", "HDF4")])
 def test_formats_that_cannot_be_read_are_named_with_what_to_use(collection: str, reason: str) -> None:
     item = {"id": "x", "collection": collection, "properties": {}, "assets": {}}
     assert understand(item)["unused"].startswith(reason)
+
+
+@pytest.mark.parametrize("asset", ["data", "001.2024071062011.h5"])
+@pytest.mark.parametrize("collection", ["VNP43MA4_002", "VJ143MA4_002", "VNP43IA4.v002"])
+def test_viirs_of_one_file_is_understood_by_field(asset: str, collection: str) -> None:
+    product = collection[:8]
+    name = f"{product}.A2024061.h28v06.002.2024070062011"
+    href = f"https://data.lpdaac.earthdatacloud.nasa.gov/lp-prod-protected/{product}.002/{name}/{name}.h5"
+    item = viirs.item(Path(href), date(2024, 3, 1), "h28v06", (110.0, 20.0, 117.0, 30.0))
+    item |= {"id": name, "collection": collection, "assets": {"browse": {"href": "b.jpg"}, asset: {"href": href}}}
+    found = understand(item)
+    channels = {"red": "I1", "nir": "I2", "swir1": "I3"} if "IA4" in product else viirs.CHANNEL
+    assert (found["sensor"], found["day"]) == (product.lower().replace("vj143", "vnp43"), "2024-03-01")
+    assert {b: facts["field"].rpartition("/")[2] for b, facts in found["bands"].items()} == {
+        band: f"Nadir_Reflectance_{channel}" for band, channel in channels.items()
+    }
+    assert {facts["href"] for facts in found["bands"].values()} == {href}
+    assert found["bands"]["red"]["nodata"] == 32767
 
 
 @pytest.mark.parametrize("item", [{}, {"id": "x"}, {"collection": "landsat-c2-l2"}, [], "text", None, {"id": "x", "collection": "hls2-l30", "assets": None, "properties": []}])  # fmt: skip

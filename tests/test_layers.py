@@ -14,7 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS: dict[str, int] = {
     **dict.fromkeys(("errors", "days", "aoi", "sensors", "grid", "metrics", "files"), 0),
-    **dict.fromkeys(("scenes", "catalog", "inspection", "remote", "rasters", "store", "checkpoint", "landscape"), 1),
+    **dict.fromkeys(
+        ("scenes", "catalog", "inspection", "remote", "hdf5", "rasters", "store", "checkpoint", "landscape"), 1
+    ),
     **dict.fromkeys(("load", "predictors", "brackets", "datasets", "simulate"), 2),
     **dict.fromkeys(("fusion", "cluster", "plots", "evaluation"), 3),
     **dict.fromkeys(("samples", "learning", "gate", "training"), 3),
@@ -22,7 +24,7 @@ LAYERS: dict[str, int] = {
 # Facts may use facts: the order in which layer 0 is built.
 WITHIN = {
     ("days", "errors"), ("aoi", "errors"), ("grid", "errors"), ("grid", "aoi"),
-    ("catalog", "scenes"), ("rasters", "remote"), ("inspection", "catalog"), ("inspection", "scenes"),
+    ("catalog", "scenes"), ("rasters", "remote"), ("rasters", "hdf5"), ("inspection", "catalog"), ("inspection", "scenes"),
     # A bracket is described where predictors are; the series that predictors see come from brackets.
     ("brackets", "predictors"), ("evaluation", "fusion"),
     # Training in its parts.
@@ -30,7 +32,7 @@ WITHIN = {
     ("gate", "learning"),
 }  # fmt: skip
 ONLY = {
-    "pystac": {"catalog"}, "pystac_client": {"catalog"}, "rasterio": {"rasters"}, "zarr": {"store"},
+    "pystac": {"catalog"}, "pystac_client": {"catalog"}, "rasterio": {"rasters"}, "h5py": {"hdf5"}, "zarr": {"store"},
     "safetensors": {"checkpoint"}, "stackstac": {"load"}, "matplotlib": {"plots"},
     "distributed": {"cluster"}, "dask_cuda": {"cluster"}, "dask_jobqueue": {"cluster"},
     "torch": {"predictors", "cluster", "samples", "learning", "gate", "training"},
