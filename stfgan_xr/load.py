@@ -19,6 +19,7 @@ from odc.geo.xr import xr_coords
 
 from stfgan_xr.days import to_datetime64
 from stfgan_xr.errors import InputError, SourceError
+from stfgan_xr.harmonise import Linear, adjust, bandpass
 from stfgan_xr.rasters import READERS, Resampling, are_there
 from stfgan_xr.scenes import Scene, Side, check_href, is_allowed, is_hdf5
 from stfgan_xr.sensors import FILL, SENSORS, Observation, Sensor, decode, field_of
@@ -159,13 +160,25 @@ def _sensor_day(
     return found
 
 
-def _day(scenes: Sequence[Scene], side: Side, grid: GeoBox, bands: tuple[str, ...], tile: int) -> da.Array:
-    """One day ``(band + 1, y, x)``; scenes of several sensors are mosaicked sensor by sensor."""
+def _to_oli(values: Counts, linears: Sequence[Linear]) -> Counts:
+    """Bands of ``(band + 1, y, x)`` adjusted; the quality stays."""
+    bands = [adjust(band, linear) for band, linear in zip(values, linears, strict=False)]
+    return np.stack([*bands, values[-1]])
+
+
+def _day(
+    scenes: Sequence[Scene], side: Side, grid: GeoBox, bands: tuple[str, ...], tile: int, to_oli: bool
+) -> da.Array:
+    """One day ``(band + 1, y, x)``; scenes of several platforms are mosaicked platform by platform."""
     touching = [(scene, found) for scene in scenes if (found := _footprint(scene, grid)) is not None]
     parts = []
-    for _, group in groupby(touching, key=lambda pair: pair[0].sensor):
+    for (sensor, platform), group in groupby(touching, key=lambda pair: (pair[0].sensor, pair[0].platform)):
         members, footprints = zip(*group, strict=True)
-        parts.append(_sensor_day(members, footprints, side, grid, bands, tile))
+        part = _sensor_day(members, footprints, side, grid, bands, tile)
+        if to_oli and (published := bandpass(sensor, platform)):
+            linears = [published[1][band] for band in bands]
+            part = da.map_blocks(_to_oli, part, linears, dtype=np.int16)
+        parts.append(part)
     if not parts:
         return _nothing(len(bands) + 1, (int(grid.shape[0]), int(grid.shape[1])), tile)
     merged: da.Array = parts[0] if len(parts) == 1 else da.map_blocks(_merge, *parts, dtype=np.int16)
@@ -230,6 +243,7 @@ def load(
     bands: Sequence[str],
     days: Sequence[date] | None = None,
     tile: int = 1024,
+    to_oli: bool = False,
 ) -> xr.Dataset:
     """Scenes as a lazy Dataset of counts: nothing is read until it is computed.
 
@@ -251,6 +265,8 @@ def load(
         Days of the result; those without a scene are fill. By default the days of the scenes.
     tile
         Pixels along a chunk.
+    to_oli
+        Bring the bands of other sensors to those of OLI, by :data:`stfgan_xr.harmonise.BANDPASS`.
 
     Returns
     -------
@@ -273,7 +289,7 @@ def load(
     if not wanted or not names:
         raise InputError("nothing to load: no scenes and no days, or no bands")
     nothing = _nothing(len(names) + 1, (int(grid.shape[0]), int(grid.shape[1])), tile)
-    images = da.stack([_day(by_day[d], side, grid, names, tile) if d in by_day else nothing for d in wanted])
+    images = da.stack([_day(by_day[d], side, grid, names, tile, to_oli) if d in by_day else nothing for d in wanted])
     variables: dict[str, Any] = {b: (("time", "y", "x"), images[:, number]) for number, b in enumerate(names)}
     variables["qa"] = (("time", "y", "x"), images[:, -1].map_blocks(_as_words, dtype=np.uint16))
     return xr.Dataset(variables, {**xr_coords(grid), "time": to_datetime64(wanted)})

@@ -299,3 +299,20 @@ def test_items_show_the_traps_of_real_servers(demo_world: Path) -> None:
     landsat = [json.loads(p.read_text()) for p in sorted((demo_world / "landsat-c2-l2").glob("LC0*.json"))]
     assert {i["properties"]["landsat:collection_category"] for i in landsat} == {"T1", "T2"}
     assert len({tuple(i["properties"]["proj:transform"]) for i in landsat}) > 5
+
+
+def test_bands_of_etm_are_brought_to_oli_and_others_stay(
+    catalog: Catalog, fine: tuple[Scene, ...], grid: GeoBox
+) -> None:
+    oli, other = [scene for scene in fine if zone(scene) == 32650][:2]
+    etm = replace(other, sensor="landsat-tm", platform="landsat-7", day=oli.day, moment="9999")
+    options = {"side": catalog.fine, "bands": BANDS}
+    first, second = (load([scene], grid, **options).compute().isel(time=0) for scene in (oli, etm))
+    found = load([oli, etm], grid, **options, to_oli=True).compute().isel(time=0)
+    # Roy et al. 2016, table 2, nir: 0.0412 + 0.8462 ETM+
+    counts = second.nir.values.astype(int)
+    moved = np.where(counts == FILL, FILL, np.floor(counts * 0.8462 + 412 + 0.5))
+    seen = (first.qa.values & int(Observation.FILL)) == 0  # the first sensor of a day lies on top
+    assert (counts != FILL).any()
+    np.testing.assert_array_equal(found.nir.values, np.where(seen, first.nir.values, moved))
+    np.testing.assert_array_equal(found.qa.values, np.where(seen, first.qa.values, second.qa.values))

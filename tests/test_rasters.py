@@ -17,9 +17,9 @@ from rasterio.windows import Window
 from stackstac.raster_spec import RasterSpec
 
 from stfgan_xr import errors
+from stfgan_xr.grid import SINUSOIDAL
 from stfgan_xr.rasters import AssetReader, Resampling, read_raster, write_cog
 from stfgan_xr.remote import redact
-from stfgan_xr.grid import SINUSOIDAL
 
 Array = np.ndarray[Any, Any]
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterable, Mapping
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
+import rasterio
 from affine import Affine
 
 from stfgan_xr.grid import SPHERE
+from stfgan_xr.harmonise import Linear
 from stfgan_xr.sensors import FILL, VNP43MA4
+from stfgan_xr.simulate import MODIS_BAND
 
 GRID = "VIIRS_Grid_BRDF"
 FIELDS = f"HDFEOS/GRIDS/{GRID}/Data Fields"
@@ -82,3 +87,73 @@ def fields_of(counts: Mapping[str, npt.NDArray[np.int16]]) -> dict[str, npt.NDAr
         found[f"{REFLECTANCE}_{CHANNEL[band]}"] = np.where(hole, 32767, values).astype(np.int16)
         found[f"{QUALITY}_{CHANNEL[band]}"] = np.where(hole, 255, 0).astype(np.uint8)
     return found
+
+
+TOML = """
+name = "viirs"
+[coarse]
+static = "catalog.json"
+[coarse.collections.VNP43MA4_002]
+sensors = ["vnp43ma4"]
+[coarse.collections.VNP43MA4_002.assets]
+"""
+
+
+def change_of_sensors(
+    world: Path, folder: Path, *, last: date, first: date, linears: Mapping[str, Linear], noise: float = 0.0
+) -> Path:
+    """A copy of a demo world whose MODIS ends with one day and whose VIIRS begins with another; the catalog's TOML.
+
+    VIIRS sees what MODIS saw, in bands of its own: MODIS = gain x VIIRS + offset, and noise (of reflectance).
+    """
+    shutil.copytree(world, folder)
+    modis, made = folder / "modis-43A4-061", folder / "VNP43MA4_002"
+    made.mkdir()
+    rng, names = np.random.default_rng(0), []
+    for path in sorted(modis.glob("MCD43A4.*.json")):
+        seen = json.loads(path.read_text())
+        day = datetime.strptime(path.name.split(".")[1], "A%Y%j").date()
+        if day >= first:
+            names.append(_follow(seen, modis, made, day, linears, noise, rng))
+        if day > last:
+            path.unlink()
+    kept = [{"rel": "item", "href": f"./{p.name}"} for p in sorted(modis.glob("MCD43A4.*.json"))]
+    collection = json.loads((modis / "collection.json").read_text())
+    (modis / "collection.json").write_text(json.dumps(collection | {"links": kept}))
+    kept = [{"rel": "item", "href": f"./{name}"} for name in names]
+    (made / "collection.json").write_text(json.dumps(collection | {"id": "VNP43MA4_002", "links": kept}))
+    root = json.loads((folder / "catalog.json").read_text())
+    root["links"].append({"rel": "child", "href": "./VNP43MA4_002/collection.json"})
+    (folder / "catalog.json").write_text(json.dumps(root))
+    roles = [f'{role} = ["data", "*.h5"]\n' for band in CHANNEL for role in (band, f"quality_{band}")]
+    (folder / "viirs.toml").write_text(TOML + "".join(roles))
+    toml = folder / "catalog.toml"
+    text = toml.read_text().replace("[coarse]\n", '[coarse]\nsuccessor = "viirs.toml"\n')
+    toml.write_text(text.replace('sensors = ["mcd43a4"]', f'sensors = ["mcd43a4"]\nuntil = {last}'))
+    return toml
+
+
+def _follow(
+    seen: dict[str, Any], modis: Path, made: Path, day: date, linears: Mapping[str, Linear], noise: float,
+    rng: np.random.Generator,
+) -> str:  # fmt: skip
+    """Write the VIIRS file and item of a MODIS item; the item's file name."""
+    stem, fields = made / f"VNP43MA4.A{day:%Y%j}.{seen['id'].split('.')[2]}.002.2020200062011", {}
+    for band, number in MODIS_BAND.items():
+        values, at = _read(modis / seen["assets"][f"{REFLECTANCE}_Band{number}"]["href"])
+        words, _ = _read(modis / seen["assets"][f"{QUALITY}_Band{number}"]["href"])
+        other = (values * 1e-4 - linears[band].offset) / linears[band].gain + noise * rng.standard_normal(values.shape)
+        raw = np.rint(other * 1e4).clip(0, 32766)
+        fields[f"{REFLECTANCE}_{CHANNEL[band]}"] = np.where(values == 32767, 32767, raw).astype(np.int16)
+        fields[f"{QUALITY}_{CHANNEL[band]}"] = words
+    path = write(stem.with_suffix(stem.suffix + ".h5"), at, fields)
+    document = item(path, day, seen["id"].split(".")[2], tuple(seen["bbox"]))
+    document["assets"]["data"]["href"] = f"./{path.name}"
+    name = f"{document['id']}.json"
+    (made / name).write_text(json.dumps(document))
+    return name
+
+
+def _read(path: Path) -> tuple[npt.NDArray[Any], Affine]:
+    with rasterio.open(path) as source:
+        return source.read(1), source.transform
