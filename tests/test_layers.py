@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS: dict[str, int] = {
-    **dict.fromkeys(("errors", "days", "aoi", "sensors", "grid", "metrics", "files"), 0),
+    **dict.fromkeys(("errors", "days", "aoi", "sensors", "grid", "means", "metrics", "files"), 0),
     **dict.fromkeys(("scenes", "catalog", "inspection", "remote", "rasters", "store", "checkpoint", "landscape"), 1),
     **dict.fromkeys(("load", "predictors", "brackets", "datasets", "simulate"), 2),
     **dict.fromkeys(("fusion", "cluster", "plots", "evaluation"), 3),
