@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import re
@@ -21,6 +22,7 @@ import numpy.typing as npt
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from pyproj import Transformer
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import Interleaving
@@ -33,6 +35,7 @@ from rasterio.windows import Window as RasterWindow
 from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.grid import SINUSOIDAL
 from stfgan_xr.hdf5 import Field, open_field
+from stfgan_xr.means import area_means
 from stfgan_xr.remote import SLOW_BYTES, SLOW_SECONDS, TIMEOUTS, RangeFile, is_remote, look, redact, within
 
 DRIVER = "GTiff"
@@ -193,8 +196,8 @@ class AssetReader:
     An asset is a GeoTIFF, or one field of an HDF-EOS5 file: ``address#field``.
 
     A source on the target's own lattice is read as it is; others are warped, by :data:`TOLERANCE` and with a kernel of
-    fixed scale, which GDAL would estimate anew for each window. Each read opens the asset anew, so that readers can be
-    shared by threads and sent to other processes.
+    fixed scale, which GDAL would estimate anew for each window, or averaged by area. Each read opens the asset anew, so
+    that readers can be shared by threads and sent to other processes.
 
     Parameters
     ----------
@@ -333,10 +336,14 @@ class AssetReader:
                 raise SourceError(f"{name} has no coordinate reference system or no position in it")
             same = _same_crs(source.crs.to_wkt(), self.spec.epsg)
             shift = _whole_shift(source.transform, self.spec.transform) if same else None
-            found = self._warp(source, window) if shift is None else self._copy(source, window, shift)
+            found = self._resample(source, window) if shift is None else self._copy(source, window, shift)
             if lost:
                 raise OSError(lost[0])
             return found
+
+    def _resample(self, source: Any, window: RasterWindow) -> npt.NDArray[Any]:
+        """The window of a source on another lattice."""
+        return self._average(source, window) if self.resampling == Resampling.average else self._warp(source, window)
 
     def _read_field(self, address: str, window: RasterWindow) -> npt.NDArray[Any]:
         """A window of a field of an HDF-EOS5 file, warped as a raster that holds what is needed of it."""
@@ -359,7 +366,7 @@ class AssetReader:
             with memory.open(driver=DRIVER, crs=_crs(SINUSOIDAL), transform=field.affine, **profile) as target:
                 target.write(raw, 1)
             with memory.open(driver=DRIVER) as source:
-                return self._warp(source, window)
+                return self._resample(source, window)
 
     def _check_field(self, field: Field, name: str) -> None:
         if field.dtype != self.dtype:
@@ -397,6 +404,36 @@ class AssetReader:
         if rows[0] < rows[1] and columns[0] < columns[1]:
             part = source.read(1, window=(rows, columns))
             out[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left] = part
+        return out
+
+    def _corners(self, source: Any, window: RasterWindow) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Rows and columns of the source at the corners of a window's pixels."""
+        here, there = self.spec.transform, source.transform
+        x, y = np.meshgrid(
+            here.c + here.a * (int(window.col_off) + np.arange(int(window.width) + 1)),
+            here.f + here.e * (int(window.row_off) + np.arange(int(window.height) + 1)),
+        )
+        if not _same_crs(source.crs.to_wkt(), self.spec.epsg):
+            x, y = Transformer.from_crs(self.spec.epsg, source.crs.to_wkt(), always_xy=True).transform(x, y)
+        back = ~there
+        return back.d * x + back.e * y + back.f, back.a * x + back.b * y + back.c
+
+    def _average(self, source: Any, window: RasterWindow) -> npt.NDArray[Any]:
+        rows, columns = self._corners(source, window)
+        out = np.full((int(window.height), int(window.width)), self.fill_value, self.dtype)
+        placed = np.isfinite(rows) & np.isfinite(columns)
+        if not placed.any():
+            return out
+        (top, bottom), (left, right) = (
+            (max(math.floor(at[placed].min()), 0), min(math.ceil(at[placed].max()), side))
+            for at, side in ((rows, source.height), (columns, source.width))
+        )
+        if top < bottom and left < right:
+            values = source.read(1, window=((top, bottom), (left, right)))
+            means = area_means(values, values != self.fill_value, rows - top, columns - left)
+            known = np.isfinite(means)
+            # Halves go up, whatever the last bits of a sum are, which depend on the window.
+            out[known] = np.floor(means[known] + 0.5 + 1e-6) if self.dtype.kind in "iu" else means[known]
         return out
 
     def _warp(self, source: Any, window: RasterWindow) -> npt.NDArray[Any]:

@@ -238,6 +238,16 @@ def test_grids_at_whole_pixels_are_raw_bytes_and_those_of_odc_stac(tmp_path: Pat
     passed(faults.shifts(tmp_path, 3))
 
 
+def test_warps_are_exact_answers_of_any_tiles(tmp_path: Path) -> None:
+    passed(faults.warps(tmp_path, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [faults.shifts, faults.warps], ids=["shifts", "warps"])
+def test_hundreds_of_grids_are_right(tmp_path: Path, step: Callable[..., Iterator[faults.Figure]]) -> None:
+    passed(step(tmp_path))
+
+
 def test_items_in_any_order_give_the_same_record(demo_world: Path, tmp_path: Path) -> None:
     passed(faults.orders(demo_world, tmp_path, 5))
 

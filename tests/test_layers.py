@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS: dict[str, int] = {
-    **dict.fromkeys(("errors", "days", "aoi", "sensors", "grid", "metrics", "files", "harmonise"), 0),
+    **dict.fromkeys(("errors", "days", "aoi", "sensors", "grid", "means", "metrics", "files", "harmonise"), 0),
     **dict.fromkeys(
         ("scenes", "catalog", "inspection", "remote", "hdf5", "rasters", "store", "checkpoint", "landscape"), 1
     ),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
@@ -41,11 +42,12 @@ def whole(asset: AssetReader) -> Array:
     return asset.read(Window(0, 0, width, height))
 
 
-def positions(source: GeoBox, target: GeoBox) -> tuple[Array, Array]:
-    """Rows and columns (in index units, centres at whole numbers) of the target's pixel centres in the source."""
+def positions(source: GeoBox, target: GeoBox, corners: bool = False) -> tuple[Array, Array]:
+    """Rows and columns (in index units, centres at whole numbers) of the target's centres, or corners, in the source."""
     height, width = target.shape
     a, _, c, _, e, f = tuple(target.affine)[:6]
-    x, y = np.meshgrid(c + a * (np.arange(width) + 0.5), f + e * (np.arange(height) + 0.5))
+    shift = 0.0 if corners else 0.5
+    x, y = np.meshgrid(c + a * (np.arange(width + corners) + shift), f + e * (np.arange(height + corners) + shift))
     transformer = Transformer.from_crs(CRS(target.crs.to_wkt()), CRS(source.crs.to_wkt()), always_xy=True)  # type: ignore[union-attr]
     east, north = transformer.transform(x, y)
     a, _, c, _, e, f = tuple(source.affine)[:6]
@@ -86,71 +88,142 @@ def exact(values: Array, rows: Array, columns: Array, how: str) -> Array:
     return np.where(inside, total, np.nan)
 
 
+def exact_mean(values: Array, source: GeoBox, target: GeoBox, fill: int) -> Array:
+    """Means within the target's pixels, each cut with shapely; NaN where one reaches beyond the source or all is fill."""
+    rows, columns = (side + 0.5 for side in positions(source, target, corners=True))
+    found = np.full(target.shape, np.nan)
+    for i, j in np.ndindex(*found.shape):
+        ring = [(columns[i + a, j + b], rows[i + a, j + b]) for a, b in ((0, 0), (0, 1), (1, 1), (1, 0))]
+        pixel = shapely.Polygon(ring)
+        left, top, right, bottom = pixel.bounds
+        if min(left, top) < 0 or right > values.shape[1] or bottom > values.shape[0]:
+            continue
+        c, r = np.meshgrid(np.arange(int(left), int(np.ceil(right))), np.arange(int(top), int(np.ceil(bottom))))
+        under = values[r, c].astype(float)
+        area = shapely.area(shapely.intersection(shapely.box(c, r, c + 1, r + 1), pixel)) * (under != fill)
+        if area.sum() > 0:
+            found[i, j] = (area * under).sum() / area.sum()
+    return found
+
+
+def check_tiles(asset: AssetReader, whole_image: Array, rows: int, columns: int) -> None:
+    """Parts of an image are the image, to the last bit."""
+    height, width = whole_image.shape
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            part = asset.read(Window(left, top, min(columns, width - left), min(rows, height - top)))
+            np.testing.assert_array_equal(part, whole_image[top : top + rows, left : left + columns])
+
+
+def check_nearest(found: Array, words: Array, rows: Array, columns: Array, fill: int) -> None:
+    """The word of the pixel that holds each point, fill outside; but for points within 1e-6 of an edge of two pixels."""
+    r, c = np.floor(rows + 0.5).astype(int), np.floor(columns + 0.5).astype(int)
+    inside = (r >= 0) & (r < words.shape[0]) & (c >= 0) & (c < words.shape[1])
+    nearest = np.where(inside, words[r.clip(0, words.shape[0] - 1), c.clip(0, words.shape[1] - 1)], fill)
+    away = (np.abs(rows % 1 - 0.5) > 1e-6) & (np.abs(columns % 1 - 0.5) > 1e-6)
+    assert away.mean() > 0.99
+    np.testing.assert_array_equal(found[away], nearest[away])
+
+
 def smooth(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
     y, x = np.indices(shape)
     waves = sum(np.sin(y * rng.uniform(0.05, 0.9) + x * rng.uniform(0.05, 0.9) + rng.uniform(0, 6)) for _ in range(5))
     return np.asarray(9000 + 1200 * waves + rng.integers(-300, 300, shape))
 
 
-def modis_like(rng: np.random.Generator, x: float, y: float) -> GeoBox:
-    pixel = 463.312716527778
+SINU = CRS.from_user_input(SINUSOIDAL)
+PIXEL = 463.312716527778
+
+
+def modis_like(x: float, y: float, side: int = 60, pixel: float = PIXEL) -> GeoBox:
+    """A piece of the sinusoidal grid around a point."""
     column, row = round((x + 20015109.354) / pixel), round((10007554.677 - y) / pixel)
-    origin = -20015109.354 + pixel * (column - 30), 10007554.677 - pixel * (row - 30)
-    return GeoBox((60, 60), Affine(pixel, 0, origin[0], 0, -pixel, origin[1]), CRS.from_user_input(SINUSOIDAL))
+    origin = -20015109.354 + pixel * (column - side // 2), 10007554.677 - pixel * (row - side // 2)
+    return GeoBox((side, side), Affine(pixel, 0, origin[0], 0, -pixel, origin[1]), SINU)
+
+
+def modis_over_utm(rng: np.random.Generator, side: int = 60, pixel: float = PIXEL) -> tuple[GeoBox, GeoBox]:
+    """A piece of MODIS somewhere on Earth, and 20 x 20 cells of 480 m in the middle of it."""
+    longitude, latitude = rng.uniform(-179, 179), rng.uniform(-62, 66)
+    zone = (32600 if latitude >= 0 else 32700) + min(int((longitude + 180) // 6) + 1, 60)
+    east, north = Transformer.from_crs(4326, zone, always_xy=True).transform(longitude, latitude)
+    x, y = Transformer.from_crs(CRS(zone), SINU, always_xy=True).transform(east, north)
+    corner = round(east / 480) * 480 + 15 - 480 * 10, round(north / 480) * 480 + 15 + 480 * 10
+    target = GeoBox((20, 20), Affine(480, 0, corner[0], 0, -480, corner[1]), f"EPSG:{zone}")
+    return modis_like(x, y, side, pixel), target
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_modis_to_480_m_is_the_exact_bilinear_answer_and_does_not_depend_on_tiles(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    longitude, latitude = rng.uniform(-179, 179), rng.uniform(-62, 66)
-    zone = (32600 if latitude >= 0 else 32700) + min(int((longitude + 180) // 6) + 1, 60)
-    east, north = Transformer.from_crs(4326, zone, always_xy=True).transform(longitude, latitude)
-    x, y = Transformer.from_crs(CRS(zone), CRS.from_user_input(SINUSOIDAL), always_xy=True).transform(east, north)
-    source = modis_like(rng, x, y)
+    source, target = modis_over_utm(rng)
     values = smooth(rng, (60, 60)).astype("int16")
     write_cog(tmp_path / "a.tif", values, source)  # no nodata tag, as in some of the real files
-    corner = round(east / 480) * 480 + 15 - 480 * 10, round(north / 480) * 480 + 15 + 480 * 10
-    target = GeoBox((20, 20), Affine(480, 0, corner[0], 0, -480, corner[1]), f"EPSG:{zone}")
     asset = reader(tmp_path / "a.tif", target, Resampling.bilinear, "int16", 32767)
     found = whole(asset)
-    expected = exact(values, *positions(source, target), "bilinear")
+    rows, columns = positions(source, target)
+    expected = exact(values, rows, columns, "bilinear")
     known = ~np.isnan(expected)
     assert known.mean() > 0.9
     assert np.abs(found[known] - expected[known]).max() <= 1
-    for top in range(0, 20, 5):
-        for left in range(0, 20, 7):
-            part = asset.read(Window(left, top, min(7, 20 - left), 5))
-            np.testing.assert_array_equal(part, found[top : top + 5, left : left + 7])
+    check_tiles(asset, found, 5, 7)
+    words = rng.integers(0, 255, (60, 60)).astype("uint8")
+    write_cog(tmp_path / "q.tif", words, source)
+    asset = reader(tmp_path / "q.tif", target, Resampling.nearest, "uint8", 255)
+    check_nearest(whole(asset), words, rows, columns, 255)
+    check_tiles(asset, whole(asset), 7, 5)
+
+
+def landsat_over_next_zone(rng: np.random.Generator, pixel: float, phase: float) -> tuple[GeoBox, GeoBox]:
+    """A scene of 3.6 km near the limit of two zones, and 64 x 64 pixels of 30 m of the other zone within it."""
+    latitude = rng.uniform(-60, 60)
+    zones = (32649, 32650) if latitude >= 0 else (32749, 32750)
+    east, north = Transformer.from_crs(4326, zones[0], always_xy=True).transform(114 + rng.uniform(-0.4, 0.4), latitude)
+    side = round(3600 / pixel)
+    origin = round(east / pixel) * pixel + phase - 1800, round(north / pixel) * pixel + phase + 1800
+    source = GeoBox((side, side), Affine(pixel, 0, origin[0], 0, -pixel, origin[1]), f"EPSG:{zones[0]}")
+    x, y = Transformer.from_crs(zones[0], zones[1], always_xy=True).transform(east, north)
+    corner = round(x / 30) * 30 + phase - 30 * 32, round(y / 30) * 30 + phase + 30 * 32
+    return source, GeoBox((64, 64), Affine(30, 0, corner[0], 0, -30, corner[1]), f"EPSG:{zones[1]}")
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_landsat_of_the_neighbouring_zone_is_the_exact_cubic_answer(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(100 + seed)
-    latitude = rng.uniform(-60, 60)
-    zones = (32649, 32650) if latitude >= 0 else (32749, 32750)
-    east, north = Transformer.from_crs(4326, zones[0], always_xy=True).transform(114 + rng.uniform(-0.4, 0.4), latitude)
-    origin = round(east / 30) * 30 + 15 - 30 * 60, round(north / 30) * 30 + 15 + 30 * 60
-    source = GeoBox((120, 120), Affine(30, 0, origin[0], 0, -30, origin[1]), f"EPSG:{zones[0]}")
-    x, y = Transformer.from_crs(zones[0], zones[1], always_xy=True).transform(east, north)
-    corner = round(x / 30) * 30 + 15 - 30 * 32, round(y / 30) * 30 + 15 + 30 * 32
-    target = GeoBox((64, 64), Affine(30, 0, corner[0], 0, -30, corner[1]), f"EPSG:{zones[1]}")
+    source, target = landsat_over_next_zone(rng, 30, 15)
     values = smooth(rng, (120, 120)).astype("uint16")
-    words = rng.integers(1, 65535, (120, 120)).astype("uint16")
+    words = rng.integers(2, 65535, (120, 120)).astype("uint16")
     write_cog(tmp_path / "a.tif", values, source, 0)
     write_cog(tmp_path / "q.tif", words, source, 1)
     rows, columns = positions(source, target)
     expected = exact(values, rows, columns, "cubic")
     known = ~np.isnan(expected)
     assert known.mean() > 0.9
-    found = whole(reader(tmp_path / "a.tif", target, Resampling.cubic, "uint16", 0))
-    assert np.abs(found[known].astype(float) - expected[known]).max() <= 1
     asset = reader(tmp_path / "a.tif", target, Resampling.cubic, "uint16", 0)
-    parts = [[asset.read(Window(left, top, 16, 32)) for left in range(0, 64, 16)] for top in (0, 32)]
-    np.testing.assert_array_equal(np.block(parts), found)
-    quality = whole(reader(tmp_path / "q.tif", target, Resampling.nearest, "uint16", 1))
-    away = (np.abs(rows % 1 - 0.5) > 1e-4) & (np.abs(columns % 1 - 0.5) > 1e-4) & known  # not on an edge of two pixels
-    nearest = words[np.rint(rows).astype(int).clip(0, 119), np.rint(columns).astype(int).clip(0, 119)]
-    np.testing.assert_array_equal(quality[away], nearest[away])
+    found = whole(asset)
+    assert np.abs(found[known].astype(float) - expected[known]).max() <= 1
+    check_tiles(asset, found, 32, 16)
+    asset = reader(tmp_path / "q.tif", target, Resampling.nearest, "uint16", 1)
+    check_nearest(whole(asset), words, rows, columns, 1)
+    check_tiles(asset, whole(asset), 16, 32)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_finer_sources_of_another_projection_are_averaged_by_exact_area(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(200 + seed)
+    modis = modis_over_utm(rng, 120, PIXEL / 2)  # MOD09Q1
+    pixel = float(rng.choice([10, 20]))  # Sentinel-2
+    other, target = landsat_over_next_zone(rng, pixel, 0)
+    for source, grid, dtype, fill in ((*modis, "int16", -28672), (other, target[20:40, 30:50], "uint16", 0)):
+        values = smooth(rng, tuple(source.shape)).astype(dtype)
+        values[rng.random(values.shape) < 0.05] = fill
+        write_cog(tmp_path / "a.tif", values, source)
+        asset = reader(tmp_path / "a.tif", grid, Resampling.average, dtype, fill)
+        found, expected = whole(asset), exact_mean(values, source, grid, fill)
+        known = ~np.isnan(expected)
+        assert known.mean() > 0.9
+        assert np.abs(found[known] - expected[known]).max() <= 0.51
+        check_tiles(asset, found, 7, 5)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -172,8 +245,7 @@ def test_whole_pixel_shifts_are_the_raw_bytes(tmp_path: Path, seed: int) -> None
 
 
 def test_fill_never_bleeds_into_its_neighbours(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    source = modis_like(rng, 11_713_000, 2_507_000)
+    source = modis_like(11_713_000, 2_507_000)
     values = np.full((60, 60), 3000, "int16")
     values[20:40, 25:35] = 32767
     write_cog(tmp_path / "a.tif", values, source)
