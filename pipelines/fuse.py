@@ -12,6 +12,7 @@ import typer
 
 from pipelines import cubes
 from pipelines.console import err, main, out
+from pipelines.imagery import Request, Source, make_request, open_source
 from stfgan_xr import __version__, fusion, store
 from stfgan_xr import days as calendar
 from stfgan_xr.cluster import connect
@@ -33,7 +34,7 @@ class Run:
     """A run folder and what is done in it."""
 
     folder: Path
-    request: cubes.Request
+    request: Request
     method: str
     predictor: Predictor
     keep_observed: bool
@@ -72,7 +73,7 @@ def _size(count: float) -> str:
     return f"{count:.3g} TiB"
 
 
-def _show_plan(run: Run, source: cubes.Source) -> None:
+def _show_plan(run: Run, source: Source) -> None:
     job = run.job(source.landsat, source.modis)
     layouts = {name: layout for name, (_, layout) in cubes.cube_layouts(source).items()} | {"fused.zarr": job.layout}
     acquired = [calendar.from_number(n) for n in calendar.to_numbers(source.landsat["time"].values)]
@@ -108,7 +109,7 @@ def _finished(run: Run, document: dict[str, Any]) -> bool:
     return True
 
 
-def _execute(run: Run, source: cubes.Source, client: Any) -> dict[str, Any]:
+def _execute(run: Run, source: Source, client: Any) -> dict[str, Any]:
     states = cubes.write_cubes(source, run.folder, client)
     landsat, modis = (store.open_cube(run.folder / name) for name in ("landsat.zarr", "modis.zarr"))
     job = run.job(landsat, modis)
@@ -134,6 +135,7 @@ def command(
     collections: cubes.Collections = None,
     max_cloud: cubes.MaxCloud = None,
     allow_missing: cubes.AllowMissing = False,
+    bandpass: cubes.Bandpass = False,
     keep_observed: Annotated[
         bool, typer.Option(help="A clear Landsat observation of the day is the product there.")
     ] = True,
@@ -157,15 +159,15 @@ def command(
         raise InputError(f"--cluster {cluster!r} is unknown; choose local or cuda, or name a running --scheduler")
     if method not in METHODS:
         raise InputError(f"--method {method!r} is unknown; choose one of {', '.join(METHODS)}")
-    request = cubes.make_request(
+    request = make_request(
         dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days, collections, max_cloud,
-        allow_missing,
+        allow_missing, bandpass,
     )  # fmt: skip
     run = Run(out_folder, request, method, make(method, request.bands, model), keep_observed, tile)
     document = cubes.check_folder(out_folder, run.identity(), overwrite)
     if _finished(run, document):
         return
-    source = cubes.open_source(request, out_folder, keep=not plan)
+    source = open_source(request, out_folder, keep=not plan)
     run = replace(run, predictor=make(method, request.bands, model, source.ratio))
     if plan:
         _show_plan(run, source)

@@ -9,7 +9,9 @@ import numpy as np
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
 
+from stfgan_xr.catalog import search
 from stfgan_xr.days import to_datetime64
 from stfgan_xr.harmonise import Fit, Linear, adjust_dataset, fit_datasets
 from stfgan_xr.load import load
@@ -19,6 +21,46 @@ OVERLAP = timedelta(days=48)
 """The last days of the first series that the second is compared on."""
 MOST_DAYS, MOST_CELLS = 12, 256
 """Days compared, and cells along a side: more would cost reading and add nothing."""
+
+
+def is_needed(side: Side, scenes: Sequence[Scene], last: date) -> bool:
+    """Whether a day lies beyond the announced end of a side, and beyond its scenes as well."""
+    return side.until is not None and last > side.until and all(scene.day < last for scene in scenes)
+
+
+def search_on(
+    found: Sequence[Scene],
+    sides: tuple[Side, Side],
+    area: Geometry,
+    first: date,
+    last: date,
+    longitude: float,
+    bands: Sequence[str],
+) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
+    """Scenes of a side that ends and of the one that goes on.
+
+    Parameters
+    ----------
+    found
+        What the first side has over the area from ``first`` to ``last``.
+    sides, area, first, last, longitude, bands
+        As for :func:`stfgan_xr.catalog.search`.
+
+    Returns
+    -------
+    tuple
+        Scenes of both, also of days before ``first`` where the two are to be compared.
+
+    Raises
+    ------
+    SourceError
+        If a catalog does not answer, or an item is not what it should be.
+    """
+    if not found:
+        return (), search(sides[1], area, first, last, longitude, bands)
+    start = max(scene.day for scene in found) - OVERLAP
+    earlier = search(sides[0], area, start, first - timedelta(days=1), longitude, bands) if start < first else ()
+    return (*earlier, *found), search(sides[1], area, min(start, first), last, longitude, bands)
 
 
 def compared_days(first: Sequence[Scene], second: Sequence[Scene]) -> list[date]:

@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
 from benchmarks import faults
-from pipelines import cubes
+from pipelines import cubes, imagery
 from stfgan_xr import rasters, store
 from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.rasters import Resampling, are_there
@@ -212,10 +212,10 @@ def test_a_run_goes_on_without_a_scene_that_came_back(at: faults.Place) -> None:
 def test_what_is_missing_is_said_in_one_line(at: faults.Place, capsys: pytest.CaptureFixture[str]) -> None:
     item = next(at.world.glob("landsat*/LC*20200302*T1.json")).stem
     toml = faults.behind(at.server, at.world, at.new("said-gone"), odd={(item, "red"): faults.GONE})
-    request = cubes.make_request("2020-03-01", None, toml, None, None, "red", None, 8, allow_missing=True)
-    cubes.err.quiet = False
-    source = cubes.open_source(request, at.new("said"))
-    cubes.err.quiet = True
+    request = imagery.make_request("2020-03-01", None, toml, None, None, "red", None, 8, allow_missing=True)
+    imagery.err.quiet = False
+    source = imagery.open_source(request, at.new("said"))
+    imagery.err.quiet = True
     assert source.origin["missing"] == {"scenes": 1, "assets": [{"id": item, "asset": "red"}]}
     (line,) = capsys.readouterr().err.splitlines()
     assert "1 of" in line
@@ -224,7 +224,7 @@ def test_what_is_missing_is_said_in_one_line(at: faults.Place, capsys: pytest.Ca
 
 def test_allow_missing_does_not_go_with_pairs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--allow-missing does not go with --pairs"):
-        cubes.make_request(None, None, None, None, tmp_path / "pairs.toml", None, None, 8, allow_missing=True)
+        imagery.make_request(None, None, None, None, tmp_path / "pairs.toml", None, None, 8, allow_missing=True)
 
 
 def test_a_token_shows_nowhere(at: faults.Place) -> None:

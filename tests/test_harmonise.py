@@ -1,11 +1,10 @@
-"""Sensors made alike: published coefficients as printed, fits of known truth, and a series across the end of MODIS."""
+"""Sensors made alike: published coefficients as printed, and fits of known truth."""
 
 from __future__ import annotations
 
 import math
 from datetime import date, timedelta
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,16 +12,11 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stfgan_xr import continuity, harmonise
-from stfgan_xr.aoi import read_aoi
-from stfgan_xr.catalog import Catalog, open_catalog, search
-from stfgan_xr.days import day_range
+from stfgan_xr import harmonise
 from stfgan_xr.errors import SourceError
-from stfgan_xr.grid import coarse_grid, nested_grid
 from stfgan_xr.harmonise import Linear, adjust, bandpass, fit, fit_datasets
-from stfgan_xr.load import load
 from stfgan_xr.sensors import BANDS, FILL, Observation
-from tests import synthetic, viirs
+from tests import synthetic
 
 # As printed at hls.gsfc.nasa.gov/algorithms/bandpass-adjustment: OLI band, MSI band, S2A slope, offset, S2B slope, offset.
 HLS = """
@@ -133,72 +127,3 @@ def test_series_that_cannot_be_one_are_refused() -> None:
     clear = np.zeros((3, 20, 20), int)
     with pytest.raises(SourceError, match="red of the second would need gain"):
         fit_datasets(dataset(5 * other, clear), dataset(other, clear))
-
-
-# ---------------------------------------------------------------- across the end of MODIS
-
-LAST, FIRST = date(2020, 3, 8), date(2020, 2, 24)
-LINEARS = {
-    band: Linear(gain, offset)
-    for band, gain, offset in zip(BANDS, (0.9, 1.05, 1.1, 0.95, 1.0, 1.2), (0.01, -0.004, 0.0, 0.012, -0.01, 0.005), strict=True)
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def changed(demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("changed") / "world"
-    return viirs.change_of_sensors(demo_world, folder, last=LAST, first=FIRST, linears=LINEARS)
-
-
-@pytest.fixture(scope="module")
-def catalogs(changed: Path) -> tuple[Catalog, Catalog]:
-    first = open_catalog(str(changed))
-    assert first.coarse is not None
-    return first, open_catalog(first.coarse.successor)
-
-
-def test_the_catalog_says_when_it_ends_and_who_goes_on(catalogs: tuple[Catalog, Catalog]) -> None:
-    first, second = (catalog.coarse for catalog in catalogs)
-    assert first is not None
-    assert second is not None
-    assert first.until == LAST
-    assert second.until is None
-
-
-def test_the_joined_series_is_the_one_that_never_ended(
-    catalogs: tuple[Catalog, Catalog], demo_world: Path, changed: Path
-) -> None:
-    area = read_aoi(str(demo_world / "aoi.geojson"))
-    grid = coarse_grid(nested_grid(area))
-    span = date(2020, 2, 10), date(2020, 3, 20)
-    sides = tuple(catalog.coarse for catalog in catalogs)
-    found = [search(side, area, *span, 114.06) for side in sides if side]
-    assert {scene.sensor for scene in found[1]} == {"vnp43ma4"}
-    days = continuity.compared_days(*found)
-    assert (days[0], days[-1]) == (FIRST, LAST)
-    assert len(days) == 12
-    fits = continuity.compare(*found, grid, sides=sides, bands=BANDS)
-    for band, expected in LINEARS.items():
-        assert fits[band].linear.gain == pytest.approx(expected.gain, abs=0.02)
-        assert fits[band].after < 0.0004
-        assert fits[band].cells > 100
-    options = {"bands": BANDS, "days": day_range(*span)}
-    parts = [load(scenes, grid, side=side, **options) for scenes, side in zip(found, sides, strict=True)]
-    joined = continuity.join(parts[0], parts[1], LAST, fits).compute()
-    whole_side = open_catalog(str(demo_world / "catalog.toml")).coarse
-    whole = load(search(whole_side, area, *span, 114.06), grid, side=whole_side, **options).compute()
-    xr.testing.assert_equal(joined.qa, whole.qa)
-    for band in BANDS:
-        assert joined[band].dtype == np.int16
-        known = whole[band].values != FILL
-        np.testing.assert_array_equal(joined[band].values != FILL, known)
-        away = np.abs(joined[band].values.astype(int) - whole[band].values)[known]
-        assert away.max() <= 12
-        before = np.abs(
-            joined[band].sel(time=slice(None, "2020-03-08")) - whole[band].sel(time=slice(None, "2020-03-08"))
-        )
-        assert int(before.max()) == 0
-
-
-def test_days_are_compared_only_near_the_end(catalogs: tuple[Catalog, Catalog]) -> None:
-    assert continuity.compared_days((), ()) == []

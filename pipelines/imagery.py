@@ -1,0 +1,449 @@
+"""From a request to lazy imagery: catalogs searched, what was found kept, MODIS and VIIRS joined."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+from pipelines.console import err, out
+from stfgan_xr import days as calendar
+from stfgan_xr import store
+from stfgan_xr.aoi import middle, read_aoi
+from stfgan_xr.errors import InputError, NothingToDo
+from stfgan_xr.grid import RATIO, coarse_grid, nested_grid, parse_crs, ratio_of, tile_step
+from stfgan_xr.sensors import BANDS
+
+if TYPE_CHECKING:
+    from stfgan_xr.catalog import Catalog
+    from stfgan_xr.datasets import Pairs
+    from stfgan_xr.scenes import Scene, Side
+
+COARSE_MARGIN = 16
+"""Coarse days read beyond the bracket range, to interpolate gaps at its ends."""
+FINE_TILE, COARSE_TILE = 1024, 512
+
+
+def tile_of(grid: GeoBox, ratio: int, largest: int = FINE_TILE) -> int:
+    """Side of a block on a fine grid."""
+    return store.tile_for((int(grid.shape[0]), int(grid.shape[1])), tile_step(ratio), largest)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run was asked for, before anything is looked up.
+
+    Attributes
+    ----------
+    days
+        Target days.
+    bands
+        Bands in their order; empty: all.
+    bracket_days
+        Range of Landsat days on either side.
+    aoi, catalog, coarse_catalog, crs
+        As given on the command line.
+    pairs
+        A pairs.toml instead of area and catalog.
+    collections
+        Collections to use instead of the default ones of their side.
+    max_cloud
+        Per cent of cloud beyond which a Landsat scene is left out.
+    allow_missing
+        Leave out scenes with an asset that is not there; else that is an error.
+    bandpass
+        Bring Landsat 7 and Sentinel-2 to the bands of OLI.
+    """
+
+    days: tuple[date, ...]
+    bands: tuple[str, ...]
+    bracket_days: int
+    aoi: str | None = None
+    catalog: str | None = None
+    coarse_catalog: str | None = None
+    crs: str | None = None
+    pairs: Path | None = None
+    collections: tuple[str, ...] = ()
+    max_cloud: float | None = None
+    allow_missing: bool = False
+    bandpass: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """JSON values that must be the same for a run folder to be gone on with."""
+        aoi = self.aoi
+        if aoi and Path(aoi).is_file():
+            aoi = hashlib.sha256(Path(aoi).read_bytes()).hexdigest()
+        return {
+            "dates": [day.isoformat() for day in self.days],
+            "bands": list(self.bands),
+            "bracket_days": self.bracket_days,
+            "aoi": aoi,
+            "catalog": self.catalog,
+            "coarse_catalog": self.coarse_catalog,
+            "crs": self.crs,
+            "pairs": str(self.pairs.resolve()) if self.pairs else None,
+            "collections": list(self.collections),
+            "max_cloud": self.max_cloud,
+            "allow_missing": self.allow_missing,
+            "bandpass": self.bandpass,
+        }
+
+
+@dataclass(frozen=True)
+class Source:
+    """Lazy imagery of a request, on nested grids, and where it comes from.
+
+    Attributes
+    ----------
+    landsat, modis
+        Counts Datasets ``(time, y, x)``.
+    grid
+        The fine grid.
+    ratio
+        Fine pixels along a coarse cell.
+    bands
+        Bands of both.
+    origin
+        JSON values for run.json: catalog or pairs, and what was found.
+    """
+
+    landsat: xr.Dataset
+    modis: xr.Dataset
+    grid: GeoBox
+    ratio: int
+    bands: tuple[str, ...]
+    origin: dict[str, Any]
+
+
+def parse_bands(text: str | None, known: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Bands of ``--bands`` in the order of ``known``; empty text means all of them."""
+    known = known or BANDS
+    if text is None:
+        return tuple(known)
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [band for band in wanted if band not in known]
+    if unknown or not wanted:
+        raise InputError(
+            f"--bands {text!r}: {', '.join(unknown) or 'no band'} is unknown; choose from {', '.join(known)}"
+        )
+    return tuple(band for band in known if band in wanted)
+
+
+def open_catalog(name: str) -> Catalog:
+    """A catalog by name or path; ``demo`` makes its world on first use."""
+    from stfgan_xr import catalog
+
+    if name == "demo":
+        from stfgan_xr import simulate
+
+        world = simulate.World()
+        folder = simulate.default_folder(world)
+        if not (folder / "catalog.toml").is_file():
+            err.print(
+                f"demo: simulating satellites over {world.size} x {world.size} pixels and {world.days} days, once"
+            )
+        return catalog.open_catalog(str(simulate.ensure_world(world, folder) / "catalog.toml"))
+    return catalog.open_catalog(name)
+
+
+def make_request(
+    dates: str | None, aoi: str | None, catalog: str | None, coarse_catalog: str | None, pairs: Path | None,
+    bands: str | None, crs: str | None, bracket_days: int, collections: str | None = None,
+    max_cloud: float | None = None, allow_missing: bool = False, bandpass: bool = False,
+) -> Request:  # fmt: skip
+    """Check the options against each other, as far as that needs nothing from outside."""
+    if pairs is not None:
+        given = {
+            "--aoi": aoi, "--catalog": catalog, "--coarse-catalog": coarse_catalog, "--crs": crs,
+            "--collections": collections,
+        }  # fmt: skip
+        wrong = [name for name, value in given.items() if value] + ["--max-cloud"] * (max_cloud is not None)
+        wrong += ["--allow-missing"] * allow_missing + ["--bandpass"] * bandpass
+        if wrong:
+            raise InputError(f"{wrong[0]} does not go with --pairs, which brings its own grid and imagery")
+        from stfgan_xr.datasets import read_pairs
+
+        found = read_pairs(pairs)
+        days = calendar.parse_dates(dates) if dates else _all_days(found)
+        return Request(days, parse_bands(bands, found.bands), bracket_days, pairs=pairs)
+    if dates is None:
+        raise InputError("--dates is missing; for example --dates 2020-03-01/2020-03-31")
+    days = calendar.parse_dates(dates)
+    if crs is not None:
+        parse_crs(crs)
+    if aoi is not None:
+        read_aoi(aoi)
+    if max_cloud is not None and not 0 <= max_cloud <= 100:  # older releases of typer let NaN pass
+        raise InputError(f"--max-cloud {max_cloud}: must be a percentage, 0 to 100")
+    named = tuple(name.strip() for name in (collections or "").split(",") if name.strip())
+    return Request(
+        days, parse_bands(bands), bracket_days, aoi, catalog or "planetary-computer", coarse_catalog, crs,
+        collections=named, max_cloud=max_cloud, allow_missing=allow_missing, bandpass=bandpass,
+    )  # fmt: skip
+
+
+def _all_days(pairs: Pairs) -> tuple[date, ...]:
+    coarse = pairs.modis()
+    numbers = calendar.to_numbers(coarse["time"].values)
+    return calendar.day_range(calendar.from_number(numbers[0]), calendar.from_number(numbers[-1]))
+
+
+def _search(
+    request: Request, folder: Path, catalogs: tuple[Catalog, Catalog], keep: bool
+) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
+    """Scenes of both sides: those of items.json if a run of this request left one, else found and kept there."""
+    from stfgan_xr.scenes import read_scenes, save_scenes
+
+    items = folder / "items.json"
+    # Without a run.json nothing says what request the items were found for.
+    if items.is_file() and (folder / "run.json").is_file():
+        return read_scenes(items)
+    found = _find(request, catalogs)
+    cloud = "" if request.max_cloud is None else f" of at most {request.max_cloud:g} % cloud"
+    for name, scenes, side in (
+        (f"Landsat imagery{cloud}", found[0], catalogs[0]),
+        ("MODIS imagery", found[1], catalogs[1]),
+    ):
+        if not scenes:
+            raise NothingToDo(
+                f"no {name} in catalog {side.name} over the area within {request.bracket_days} days of "
+                f"{calendar.describe(request.days)}; check --aoi and --dates, or widen --bracket-days"
+            )
+    if keep:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_scenes(items, *found)
+    return found
+
+
+def _find(request: Request, catalogs: tuple[Catalog, Catalog]) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
+    from stfgan_xr import continuity
+    from stfgan_xr.catalog import search
+
+    fine, coarse = _sides(request, *catalogs)
+    area, bands = read_aoi(_area(request, catalogs[0])), request.bands
+    longitude, _ = middle(area)
+    reach = timedelta(days=request.bracket_days)
+    first, last = request.days[0] - reach, request.days[-1] + reach
+    landsat = search(fine, area, first, last, longitude, bands, request.max_cloud)
+    margin = timedelta(days=COARSE_MARGIN)
+    span = area, first - margin, last + margin, longitude, bands
+    modis = search(coarse, *span)
+    if coarse.successor and continuity.is_needed(coarse, modis, last):
+        modis, viirs = continuity.search_on(modis, (coarse, _successor(request, coarse)), *span)
+        if not viirs:
+            raise NothingToDo(f"{_names(coarse)} ends, and its successor {coarse.successor} has nothing over the area")
+        modis = (*modis, *viirs)
+    return landsat, modis
+
+
+def _names(side: Side) -> str:
+    return ", ".join(collection.name for collection in side.collections)
+
+
+def _missing(request: Request, folder: Path, parts: Sequence[tuple[Sequence[Scene], Side]]) -> list[dict[str, str]]:
+    """Assets that are not there: those of run.json if a run of this request left one, else looked for."""
+    from stfgan_xr.load import missing_assets
+
+    kept = _kept(folder, "missing")
+    if kept is not None:
+        return list(kept["assets"])
+    return [
+        {"id": name, "asset": role}
+        for scenes, side in parts
+        for name, role in missing_assets(scenes, side, request.bands)
+    ]
+
+
+def _kept(folder: Path, key: str) -> Any:
+    """What an earlier run of the request wrote down in run.json; None if there is nothing."""
+    path = folder / "run.json"
+    return json.loads(path.read_text(encoding="utf-8")).get(key) if path.is_file() else None
+
+
+def _without(scenes: Sequence[Scene], missing: Sequence[dict[str, str]], name: str) -> tuple[Scene, ...]:
+    absent = {asset["id"] for asset in missing}
+    left = tuple(scene for scene in scenes if scene.id not in absent)
+    if scenes and not left:
+        raise NothingToDo(f"each of the {len(scenes)} {name} scenes lacks an asset; check the catalog")
+    return left
+
+
+def _sides(request: Request, fine: Catalog, coarse: Catalog) -> tuple[Side, Side]:
+    if fine.fine is None:
+        raise InputError(f"catalog {fine.name} has no fine imagery; name one that has with --catalog")
+    if coarse.coarse is None:
+        raise InputError(f"catalog {coarse.name} has no coarse imagery; name one that has with --coarse-catalog")
+    names = [{collection.name for collection in side.collections} for side in (fine.fine, coarse.coarse)]
+    later = open_catalog(coarse.coarse.successor).coarse if coarse.coarse.successor and request.collections else None
+    names.append({collection.name for collection in later.collections} if later else set())
+    unknown = [name for name in request.collections if not any(name in known for known in names)]
+    if unknown:
+        known = ", ".join(sorted(set.union(*names)))
+        raise InputError(f"--collections: {unknown[0]!r} is in neither catalog; there are {known}")
+    chosen = [[name for name in request.collections if name in known] for known in names[:2]]
+    return fine.fine.select(chosen[0], request.bands), coarse.coarse.select(chosen[1], request.bands)
+
+
+def _area(request: Request, fine: Catalog) -> str:
+    if request.aoi:
+        return request.aoi
+    if fine.aoi is None:
+        raise InputError("--aoi is missing; give a GeoJSON file or west,south,east,north")
+    return str(fine.aoi)
+
+
+def _successor(request: Request, coarse: Side) -> Side:
+    """The side that goes on after a coarse one."""
+    catalog = open_catalog(coarse.successor)
+    if catalog.coarse is None:
+        raise InputError(f"catalog {catalog.name} follows {coarse.catalog}, but has no coarse imagery")
+    known = {collection.name for collection in catalog.coarse.collections}
+    side = catalog.coarse.select([name for name in request.collections if name in known], request.bands)
+    twice = {collection.name for collection in side.collections} & {c.name for c in coarse.collections}
+    if twice:
+        raise InputError(
+            f"catalog {catalog.name} follows {coarse.catalog}, but has its collection {min(twice)} as well"
+        )
+    return side
+
+
+def _from_catalog(request: Request, folder: Path, keep: bool) -> Source:
+    from stfgan_xr.load import load
+
+    fine = open_catalog(request.catalog or "")
+    coarse = open_catalog(request.coarse_catalog) if request.coarse_catalog else fine
+    sides = _sides(request, fine, coarse)
+    grid = nested_grid(read_aoi(_area(request, fine)), crs=request.crs, phase=sides[0].phase)
+    landsat, both = _search(request, folder, (fine, coarse), keep)
+    items = (folder / "items.json").read_bytes() if keep else b""
+    origin = {
+        "catalog": {"name": fine.name, "path": str(fine.folder), "truth": str(fine.truth) if fine.truth else None},
+        "coarse_catalog": coarse.name,
+        "items": {"sha256": hashlib.sha256(items).hexdigest(), "landsat": len(landsat), "modis": len(both)},
+    }
+    own = {collection.name for collection in sides[1].collections}
+    modis, viirs = ([s for s in both if (s.collection in own) == mine] for mine in (True, False))
+    parts = {"Landsat": (landsat, sides[0]), "MODIS": (modis, sides[1])}
+    if viirs:
+        parts["VIIRS"] = viirs, _successor(request, sides[1])
+    if request.allow_missing:
+        parts = _leave_out(request, folder, parts, origin)
+    if request.bandpass:
+        origin["bandpass"] = _bandpass(landsat, request.bands)
+    return Source(
+        load(*parts["Landsat"][:1], grid, side=sides[0], bands=request.bands, tile=tile_of(grid, RATIO),
+             to_oli=request.bandpass),
+        _coarse(request, folder, coarse_grid(grid), parts, origin, keep),
+        grid, RATIO, request.bands, origin,
+    )  # fmt: skip
+
+
+Parts = dict[str, tuple[Sequence["Scene"], "Side"]]
+
+
+def _leave_out(request: Request, folder: Path, parts: Parts, origin: dict[str, Any]) -> Parts:
+    """The parts without scenes that lack an asset; those are noted."""
+    missing = _missing(request, folder, list(parts.values()))
+    scenes = len({asset["id"] for asset in missing})
+    origin["missing"] = {"scenes": scenes, "assets": missing}
+    if missing:
+        count = sum(len(scenes) for scenes, _ in parts.values())
+        err.print(
+            f"{scenes} of {count} scenes are left out: {len(missing)} of their assets are not "
+            f"there, first {missing[0]['asset']} of {missing[0]['id']}",
+            markup=False,
+        )
+    return {name: (_without(scenes, missing, name), side) for name, (scenes, side) in parts.items()}
+
+
+def _bandpass(landsat: Sequence[Scene], bands: Sequence[str]) -> dict[str, Any]:
+    """What is done to each platform, for run.json; null where nothing is published or needed."""
+    from stfgan_xr.harmonise import bandpass
+
+    found = {}
+    for sensor, platform in sorted({(scene.sensor, scene.platform) for scene in landsat}):
+        published = bandpass(sensor, platform)
+        found[f"{sensor} {platform}".strip()] = published and {
+            "source": published[0], "bands": {band: asdict(published[1][band]) for band in bands},
+        }  # fmt: skip
+    return found
+
+
+def _coarse(
+    request: Request, folder: Path, grid: GeoBox, parts: Parts, origin: dict[str, Any], keep: bool
+) -> xr.Dataset:
+    """The daily coarse series: MODIS, and VIIRS where that goes on."""
+    from stfgan_xr import continuity
+    from stfgan_xr.harmonise import fit_of
+    from stfgan_xr.load import load
+
+    margin = timedelta(days=request.bracket_days + COARSE_MARGIN)
+    every_day = calendar.day_range(request.days[0] - margin, request.days[-1] + margin)
+
+    def daily(name: str) -> xr.Dataset:
+        scenes, side = parts[name]
+        return load(scenes, grid, side=side, bands=request.bands, days=every_day, tile=COARSE_TILE)
+
+    if "VIIRS" not in parts:
+        return daily("MODIS")
+    (modis, first), (viirs, second) = parts["MODIS"], parts["VIIRS"]
+    found = _kept(folder, "continuity")
+    if found is None:
+        days = continuity.compared_days(modis, viirs)
+        sides = first, second
+        fits = continuity.compare(modis, viirs, grid, sides=sides, bands=request.bands) if keep and modis else {}
+        found = {
+            "last": max(scene.day for scene in modis).isoformat() if modis else None,
+            "catalog": second.catalog,
+            "collections": [collection.name for collection in second.collections],
+            "days": [day.isoformat() for day in days],
+            "bands": {band: fit.plain() for band, fit in fits.items()},
+        }
+        _say(found, first)
+    origin["continuity"] = found
+    if found["last"] is None:
+        return daily("VIIRS")
+    fits = {band: fit_of(document) for band, document in found["bands"].items()}
+    return continuity.join(daily("MODIS"), daily("VIIRS"), date.fromisoformat(found["last"]), fits)
+
+
+def _say(found: dict[str, Any], first: Side) -> None:
+    later = f"{', '.join(found['collections'])} of catalog {found['catalog']}"
+    if found["last"] is None:
+        out.print(f"coarse: {later}; {_names(first)} has ended", markup=False)
+        return
+    out.print(f"coarse: {_names(first)} until {found['last']}, then {later}", markup=False)
+    for band, fit in found["bands"].items():
+        out.print(
+            f"  {band} x {fit['gain']:.3f} {fit['offset']:+.4f}: differs by {fit['rmsd_after']:.4f}, as it is "
+            f"{fit['rmsd_before']:.4f} ({fit['cells']} cells)",
+            markup=False,
+        )
+    if not found["days"]:
+        out.print("  no day has both: they are joined as they are", markup=False)
+
+
+def _from_pairs(request: Request) -> Source:
+    from stfgan_xr.datasets import read_pairs
+
+    assert request.pairs is not None
+    pairs = read_pairs(request.pairs)
+    landsat, modis = pairs.landsat(request.bands), pairs.modis(request.bands)
+    ratio = ratio_of(landsat.odc.geobox, modis.odc.geobox)
+    origin = {"pairs": {"name": pairs.name, "path": str(request.pairs.resolve())}}
+    return Source(landsat, modis, landsat.odc.geobox, ratio, request.bands, origin)
+
+
+def open_source(request: Request, folder: Path, keep: bool = True) -> Source:
+    """Find the imagery of a request; the scenes found are kept in ``items.json``.
+
+    No pixels are read but, where MODIS ends, those that VIIRS is compared with it by; without ``keep`` not even those.
+    """
+    return _from_pairs(request) if request.pairs else _from_catalog(request, folder, keep)
