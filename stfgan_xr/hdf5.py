@@ -12,9 +12,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 from affine import Affine
+from pyproj import CRS
 
 from stfgan_xr.errors import SourceError
-from stfgan_xr.grid import SPHERE
+from stfgan_xr.grid import SINUSOIDAL, SPHERE
 
 LARGEST_CHUNK = 64 * 2**20
 LARGEST_SIDE = 50_000
@@ -60,19 +61,22 @@ def grid_of(structure: str, name: str) -> tuple[Affine, tuple[int, int]]:
 
 
 class Field:
-    """One field of a grid, open for reading.
+    """One field of a grid, open for reading; what a reader asks of it has the names that rasterio gives.
 
     Attributes
     ----------
-    affine, shape
-        Its grid in the sinusoidal projection: transform, rows and columns.
+    crs, transform, height, width
+        Its grid.
     dtype
         Type of its values.
     """
 
-    def __init__(self, dataset: h5py.Dataset, affine: Affine) -> None:
-        self._dataset, self.affine = dataset, affine
-        self.shape: tuple[int, int] = tuple(dataset.shape)
+    crs = CRS.from_user_input(SINUSOIDAL)
+
+    def __init__(self, dataset: h5py.Dataset, transform: Affine, file: Any) -> None:
+        self._dataset, self.transform = dataset, transform
+        self._prefetch = getattr(file, "prefetch", None)
+        self.height, self.width = dataset.shape
         self.dtype = np.dtype(dataset.dtype)
 
     def stated(self, key: str) -> float | None:
@@ -80,20 +84,21 @@ class Field:
         value = self._dataset.attrs.get(key)
         return None if value is None else float(np.ravel(value)[0])
 
-    def ranges(self, rows: slice, columns: slice) -> list[tuple[int, int]]:
-        """Offset and length of what :meth:`read` takes from the file, so that it can be fetched at once."""
-        if self._dataset.chunks is None:
-            return []
+    def read(self, _: int, window: tuple[tuple[int, int], tuple[int, int]]) -> npt.NDArray[Any]:
+        """Values of some rows and columns."""
+        rows, columns = (slice(*ends) for ends in window)
+        if self._prefetch and self._dataset.chunks:
+            self._prefetch(self._ranges(rows, columns))  # all at once, and not under the lock of h5py
+        found: npt.NDArray[Any] = self._dataset[rows, columns]
+        return found
+
+    def _ranges(self, rows: slice, columns: slice) -> list[tuple[int, int]]:
+        """Offset and length of the pieces of the file that hold some rows and columns."""
         high, wide = self._dataset.chunks
         firsts = ((r, c) for r in range(rows.start // high * high, rows.stop, high)
                   for c in range(columns.start // wide * wide, columns.stop, wide))  # fmt: skip
         found = (self._dataset.id.get_chunk_info_by_coord(first) for first in firsts)
         return [(info.byte_offset, info.size) for info in found if info.byte_offset is not None]
-
-    def read(self, rows: slice, columns: slice) -> npt.NDArray[Any]:
-        """Values of some rows and columns."""
-        found: npt.NDArray[Any] = self._dataset[rows, columns]
-        return found
 
 
 def _check(dataset: h5py.Dataset, name: str, label: str) -> None:
@@ -160,7 +165,7 @@ def open_field(file: IO[bytes] | io.RawIOBase, path: str, label: str) -> Iterato
             raise SourceError(f"{label}: {error}") from None
         if shape != dataset.shape:
             raise SourceError(f"{label}: {match[2]} has {dataset.shape} cells, its grid {shape}")
-        yield Field(dataset, affine)
+        yield Field(dataset, affine, file)
 
 
 def _check_text(structure: h5py.Dataset, label: str) -> None:

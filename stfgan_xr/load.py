@@ -20,7 +20,7 @@ from odc.geo.xr import xr_coords
 from stfgan_xr.days import to_datetime64
 from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.harmonise import Linear, adjust, bandpass
-from stfgan_xr.rasters import READERS, Resampling, are_there
+from stfgan_xr.rasters import READERS, Resampling, TilesReader, are_there
 from stfgan_xr.scenes import Scene, Side, check_href, is_allowed, is_hdf5
 from stfgan_xr.sensors import FILL, SENSORS, Observation, Sensor, decode, field_of
 
@@ -40,12 +40,16 @@ def _whole(grid: GeoBox) -> Bounds:
     return box.left, box.bottom, box.right, box.top
 
 
+def _is_utm(scene: Scene) -> bool:
+    return scene.crs.startswith(("EPSG:326", "EPSG:327"))
+
+
 def _footprint(scene: Scene, grid: GeoBox) -> Bounds | None:
     """Bounds of a scene within a grid, in the grid's CRS; None if it lies outside.
 
     Only of scenes on UTM grids: sinusoidal tiles reach beyond the edge of the Earth, where bounds mean nothing.
     """
-    if scene.shape is None or scene.transform is None or not scene.crs.startswith(("EPSG:326", "EPSG:327")):
+    if scene.shape is None or scene.transform is None or not _is_utm(scene):
         return _whole(grid)
     source = GeoBox(scene.shape, Affine(*scene.transform), scene.crs)
     step = max(scene.shape) * abs(source.affine.a) / 16
@@ -57,14 +61,23 @@ def _footprint(scene: Scene, grid: GeoBox) -> Bounds | None:
     return (west, south, east, north) if west < east and south < north else None
 
 
-def _shim(scene: Scene, roles: Sequence[str], grid: GeoBox, footprint: Bounds) -> dict[str, Any]:
-    """What stackstac must see of a scene, in the grid's own CRS, so that only our reader decides what is where.
+def _images(scenes: Sequence[Scene], footprints: Sequence[Bounds]) -> list[tuple[list[Scene], Bounds]]:
+    """Scenes that are one image, and its footprint: MODIS tiles of one satellite together, any other scene alone."""
+    images: dict[str, tuple[list[Scene], Bounds]] = {}
+    for scene, footprint in zip(scenes, footprints, strict=True):
+        tiled = SENSORS[scene.sensor].kind == "coarse" and not _is_utm(scene)
+        images.setdefault(f"tiles of {scene.platform}" if tiled else scene.id, ([], footprint))[0].append(scene)
+    return list(images.values())
+
+
+def _shim(scenes: Sequence[Scene], roles: Sequence[str], grid: GeoBox, footprint: Bounds) -> dict[str, Any]:
+    """What stackstac must see of an image, in the grid's own CRS, so that only our reader decides what is where.
 
     stackstac does not understand ``proj:code``, fails on ``proj:epsg: null``, and makes NaT of a null ``datetime``.
     """
-    properties = {"datetime": f"{scene.day}T00:00:00Z", "proj:epsg": _epsg(grid), "proj:bbox": footprint}
-    assets = {role: {"href": _address(scene, role)} for role in roles}
-    return {"type": "Feature", "id": scene.id, "properties": properties, "assets": assets}
+    properties = {"datetime": f"{scenes[0].day}T00:00:00Z", "proj:epsg": _epsg(grid), "proj:bbox": footprint}
+    assets = {role: {"href": "\n".join(_address(scene, role) for scene in scenes)} for role in roles}
+    return {"type": "Feature", "id": scenes[0].id, "properties": properties, "assets": assets}
 
 
 def _address(scene: Scene, role: str) -> str:
@@ -140,13 +153,15 @@ def _sensor_day(
 ) -> da.Array:
     """One day of one sensor ``(band + 1, y, x)``."""
     sensor = SENSORS[scenes[0].sensor]
-    reader = partial(READERS[side.signer], allowed=partial(is_allowed, hosts=side.hosts))
-    pairs = list(zip(scenes, footprints, strict=True))
+    images = _images(scenes, footprints)
+    single, allowed = READERS[side.signer], partial(is_allowed, hosts=side.hosts)
+    tiled = any(len(tiles) > 1 for tiles, _ in images)
+    reader = partial(TilesReader, part=single, allowed=allowed) if tiled else partial(single, allowed=allowed)
 
     def stack(
         roles: Sequence[str], dtype: str, fill: int, resampling: Resampling, coding: tuple[float, float] | None = None
     ) -> da.Array:
-        items = [_shim(scene, roles, grid, footprint) for scene, footprint in pairs]
+        items = [_shim(tiles, roles, grid, footprint) for tiles, footprint in images]
         kind, opener = np.dtype(dtype), partial(reader, coding=coding)
         options = {"dtype": kind, "fill_value": kind.type(fill), "resampling": resampling, "reader": opener}
         return _stack(items, grid, tile, **options)
@@ -249,7 +264,7 @@ def load(
 
     Scenes of a day are mosaicked: each pixel comes from the first scene that has all bands there. A scene on the
     grid's own lattice is not resampled; others are cubic (Landsat) or bilinear (MODIS), or averaged where their pixels
-    are much smaller (Sentinel-2, MOD09Q1); quality is the nearest.
+    are much smaller (Sentinel-2, MOD09Q1); quality is the nearest. MODIS tiles are joined before that.
 
     Parameters
     ----------

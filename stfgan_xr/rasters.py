@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterWindow
 
 from stfgan_xr.errors import InputError, SourceError
-from stfgan_xr.grid import SINUSOIDAL
 from stfgan_xr.hdf5 import Field, open_field
 from stfgan_xr.means import area_means
 from stfgan_xr.remote import SLOW_BYTES, SLOW_SECONDS, TIMEOUTS, RangeFile, is_remote, look, redact, within
@@ -54,14 +54,16 @@ PAUSE, LONGEST_PAUSE = 1.0, 8.0
 RENEWALS = 3
 """How often a refused read asks for another token."""
 MOST_KNOWN, LOOKS_AT_ONCE = 10_000, 16
-FIELD_MARGIN = 4
-"""Cells of a field read around those a window lies in: a kernel's reach and more."""
 TOKEN_SECONDS = 120.0
 """After which a token service is given up; planetary-computer has no timeout of its own."""
 TOLERANCE = 1e-6
 """Source pixels that GDAL's warp may be off. At its default of 0.125 MODIS is off by up to 22 counts and depends on the
 tile; at 1e-3 rough texture is still off by 3.5 and 0.6 % of pixels depend on the tile by 1; at 1e-6 none does, at 0.4 s
 a megapixel instead of 0.1."""
+CUT_STEP, CUT_MARGIN = 16, 4
+"""Pixels of the grid between the points that say where a tile is needed, and source pixels added around."""
+TORN = 100 * CUT_STEP
+"""Source pixels between two such points that lie on both sides of the edge of the Earth."""
 _LOCAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 _REMOTE = (
     _LOCAL
@@ -190,6 +192,61 @@ def _whole_shift(source: Affine, target: Affine) -> tuple[int, int] | None:
     return near if abs(rows - near[0]) < 1e-3 and abs(columns - near[1]) < 1e-3 else None
 
 
+def _under(
+    source: Any, rows: npt.NDArray[Any], columns: npt.NDArray[Any], margin: int
+) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """The window of a source that holds some positions and a margin around them; None if there is none."""
+    placed = np.isfinite(rows) & np.isfinite(columns)
+    if not placed.any():
+        return None
+    (top, bottom), (left, right) = (
+        (max(math.floor(at[placed].min()) - margin, 0), min(math.ceil(at[placed].max()) + margin, side))
+        for at, side in ((rows, source.height), (columns, source.width))
+    )
+    return ((top, bottom), (left, right)) if top < bottom and left < right else None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A piece of an image: values ``(y, x)``, affine and the WKT of its CRS."""
+
+    values: npt.NDArray[Any]
+    affine: Affine
+    crs: str
+
+    def shift(self, other: Cut) -> tuple[int, int] | None:
+        """Rows and columns from here to another piece of the same lattice; None if it is of another."""
+        return _whole_shift(self.affine, other.affine) if self.crs == other.crs else None
+
+
+def _neighbours(cuts: Sequence[Cut]) -> list[list[Cut]]:
+    """Pieces of one lattice side by side, from the left; what lies across the edge of the Earth is no neighbour."""
+    groups: list[list[Cut]] = []
+    for cut in sorted(cuts, key=lambda cut: cut.affine.c):
+        for group in groups:
+            shift = group[0].shift(cut)
+            if shift and shift[1] <= max((group[0].shift(c) or (0, 0))[1] + c.values.shape[1] for c in group):
+                group.append(cut)
+                break
+        else:
+            groups.append([cut])
+    return groups
+
+
+def _joined(group: Sequence[Cut], fill: float) -> Cut:
+    """Neighbouring pieces as one."""
+    shifts = [group[0].shift(cut) or (0, 0) for cut in group]
+    top, left = (min(shift[axis] for shift in shifts) for axis in (0, 1))
+    ends = (max(s[axis] + c.values.shape[axis] for s, c in zip(shifts, group, strict=True)) for axis in (0, 1))
+    bottom, right = ends
+    values = np.full((bottom - top, right - left), fill, group[0].values.dtype)
+    for (row, column), cut in zip(shifts, group, strict=True):
+        height, width = cut.values.shape
+        part = values[row - top : row - top + height, column - left : column - left + width]
+        np.copyto(part, cut.values, where=part == fill)
+    return Cut(values, group[0].affine * Affine.translation(left, top), group[0].crs)
+
+
 class AssetReader:
     """One asset on a target grid: the reader protocol of stackstac.
 
@@ -250,12 +307,20 @@ class AssetReader:
             If the asset cannot be opened or read, is no single-band GeoTIFF or field of the expected type, or claims
             blocks of more than 64 MiB.
         """
+        found: npt.NDArray[Any] = self._ask(window, self._on_grid)
+        return found
+
+    def cut(self, window: RasterWindow) -> Cut | None:
+        """The asset's own pixels under a window of the target grid and some around; None if it lies elsewhere."""
+        found: Cut | None = self._ask(window, self._cut)
+        return found
+
+    def _ask(self, window: RasterWindow, action: Callable[[Any, RasterWindow], Any]) -> Any:
         top, left = int(window.row_off), int(window.col_off)
         rows, columns = f"{top}-{top + int(window.height)}", f"{left}-{left + int(window.width)}"
-        found: npt.NDArray[Any] = self._insist(
-            lambda again: self._attempt(window, again), f" (rows {rows}, columns {columns} of the grid)"
+        return self._insist(
+            lambda again: self._attempt(window, again, action), f" (rows {rows}, columns {columns} of the grid)"
         )
-        return found
 
     def is_there(self) -> bool:
         """Whether there is something at its address, which is looked at but not opened.
@@ -304,22 +369,22 @@ class AssetReader:
             raise
         return True
 
-    def _attempt(self, window: RasterWindow, again: bool) -> npt.NDArray[Any]:
+    def _attempt(self, window: RasterWindow, again: bool, action: Callable[[Any, RasterWindow], Any]) -> Any:
         address = self.address()
         if self.url.startswith("http") and self.url not in _KNOWN:
             if len(_KNOWN) >= MOST_KNOWN:
                 _KNOWN.clear()
             _KNOWN[self.url] = look(address, self.allowed or self._same_host)
         if self.field:
-            return self._read_field(address, window)
+            return self._open_field(address, window, action)
         with _environment(self.url, again, _KNOWN.get(self.url, "")):
-            return self._read(address, window)
+            return self._open(address, window, action)
 
     def _same_host(self, address: str) -> bool:
         here, there = urlsplit(self.url), urlsplit(address)
         return (here.scheme, here.netloc) == (there.scheme, there.netloc)
 
-    def _read(self, address: str, window: RasterWindow) -> npt.NDArray[Any]:
+    def _open(self, address: str, window: RasterWindow, action: Callable[[Any, RasterWindow], Any]) -> Any:
         lost: list[str] = []
         _heard.lost = lost
         with rasterio.open(address, driver=DRIVER, sharing=False) as source:
@@ -334,19 +399,13 @@ class AssetReader:
                 raise SourceError(f"{name} holds {source.dtypes[0]}, expected {self.dtype}")
             if source.crs is None or source.transform.is_identity:
                 raise SourceError(f"{name} has no coordinate reference system or no position in it")
-            same = _same_crs(source.crs.to_wkt(), self.spec.epsg)
-            shift = _whole_shift(source.transform, self.spec.transform) if same else None
-            found = self._resample(source, window) if shift is None else self._copy(source, window, shift)
+            found = action(source, window)
             if lost:
                 raise OSError(lost[0])
             return found
 
-    def _resample(self, source: Any, window: RasterWindow) -> npt.NDArray[Any]:
-        """The window of a source on another lattice."""
-        return self._average(source, window) if self.resampling == Resampling.average else self._warp(source, window)
-
-    def _read_field(self, address: str, window: RasterWindow) -> npt.NDArray[Any]:
-        """A window of a field of an HDF-EOS5 file, warped as a raster that holds what is needed of it."""
+    def _open_field(self, address: str, window: RasterWindow, action: Callable[[Any, RasterWindow], Any]) -> Any:
+        """The same for a field of an HDF-EOS5 file, of which a piece is cut out."""
         remote, name = self.url.startswith("http"), redact(self.url)
         if is_remote(self.url) and not remote:
             raise SourceError(f"{name}: HDF5 is read over https or from disk only")
@@ -355,18 +414,13 @@ class AssetReader:
             open_field(file, self.field, name) as field,
         ):
             self._check_field(field, name)
-            rows, columns = self._needed(field, window)
-            if isinstance(file, RangeFile):
-                file.prefetch(field.ranges(rows, columns))  # all at once, and not under the lock of h5py
-            # The whole grid, so that positions in it are computed from the same numbers whatever the window.
-            raw = np.full(field.shape, self.fill_value, self.dtype)
-            raw[rows, columns] = field.read(rows, columns)
-        profile = {"height": raw.shape[0], "width": raw.shape[1], "count": 1, "dtype": raw.dtype}
-        with rasterio.Env(**_LOCAL), MemoryFile() as memory:
-            with memory.open(driver=DRIVER, crs=_crs(SINUSOIDAL), transform=field.affine, **profile) as target:
-                target.write(raw, 1)
-            with memory.open(driver=DRIVER) as source:
-                return self._resample(source, window)
+            cut = self._cut(field, window)
+        if action == self._cut:
+            return cut
+        if cut is None:
+            return np.full((int(window.height), int(window.width)), self.fill_value, self.dtype)
+        with _in_memory(cut) as source:
+            return action(source, window)
 
     def _check_field(self, field: Field, name: str) -> None:
         if field.dtype != self.dtype:
@@ -379,22 +433,23 @@ class AssetReader:
             if stated is not None and not abs(stated - ours) <= 1e-6 * max(abs(ours), 1e-3):  # stated as float32
                 raise SourceError(f"{name}: {key} of {self.field} is {stated:g} there, expected {ours:g}")
 
-    def _needed(self, field: Field, window: RasterWindow) -> tuple[slice, slice]:
-        """Rows and columns of a field that a window of the target grid is made from; all, where that is unknown."""
-        grid = GeoBox(self.spec.shape, self.spec.transform, f"EPSG:{self.spec.epsg}")
-        part = grid[window.toslices()]
-        step = max(abs(self.spec.transform.a), max(part.shape) * abs(self.spec.transform.a) / 64)
-        box = part.extent.to_crs(SINUSOIDAL, resolution=step).boundingbox
-        if not all(np.isfinite(box)):
-            return slice(0, field.shape[0]), slice(0, field.shape[1])
-        (left, top), (right, bottom) = ~field.affine * (box.left, box.top), ~field.affine * (box.right, box.bottom)
-        spread = FIELD_MARGIN + abs(self.spec.transform.a / field.affine.a)
-        edges = ((top, bottom, field.shape[0]), (left, right, field.shape[1]))
-        rows, columns = (
-            slice(*(int(np.clip(edge, 0, size)) for edge in (np.floor(low - spread), np.ceil(high + spread))))
-            for low, high, size in edges
-        )
-        return rows, columns
+    def _on_grid(self, source: Any, window: RasterWindow) -> npt.NDArray[Any]:
+        same = _same_crs(source.crs.to_wkt(), self.spec.epsg)
+        shift = _whole_shift(source.transform, self.spec.transform) if same else None
+        if shift is not None:
+            return self._copy(source, window, shift)
+        return self._average(source, window) if self.resampling == Resampling.average else self._warp(source, window)
+
+    def _cut(self, source: Any, window: RasterWindow) -> Cut | None:
+        rows, columns = self._corners(source, window, CUT_STEP)
+        if np.abs(np.diff(columns, axis=1)).max(initial=0) > TORN:
+            columns = np.linspace(0, source.width, columns.size).reshape(columns.shape)
+        under = _under(source, rows, columns, CUT_MARGIN)
+        if under is None:
+            return None
+        (top, _), (left, _) = under
+        affine = source.transform * Affine.translation(left, top)
+        return Cut(source.read(1, window=under), affine, source.crs.to_wkt())
 
     def _copy(self, source: Any, window: RasterWindow, shift: tuple[int, int]) -> npt.NDArray[Any]:
         top, left = int(window.row_off) + shift[0], int(window.col_off) + shift[1]
@@ -406,12 +461,12 @@ class AssetReader:
             out[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left] = part
         return out
 
-    def _corners(self, source: Any, window: RasterWindow) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Rows and columns of the source at the corners of a window's pixels."""
+    def _corners(self, source: Any, window: RasterWindow, step: int = 1) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Rows and columns of the source at the corners of a window's pixels, or of every few."""
         here, there = self.spec.transform, source.transform
+        right, down = (np.append(np.arange(0, int(n), step), int(n)) for n in (window.width, window.height))
         x, y = np.meshgrid(
-            here.c + here.a * (int(window.col_off) + np.arange(int(window.width) + 1)),
-            here.f + here.e * (int(window.row_off) + np.arange(int(window.height) + 1)),
+            here.c + here.a * (int(window.col_off) + right), here.f + here.e * (int(window.row_off) + down)
         )
         if not _same_crs(source.crs.to_wkt(), self.spec.epsg):
             x, y = Transformer.from_crs(self.spec.epsg, source.crs.to_wkt(), always_xy=True).transform(x, y)
@@ -421,16 +476,10 @@ class AssetReader:
     def _average(self, source: Any, window: RasterWindow) -> npt.NDArray[Any]:
         rows, columns = self._corners(source, window)
         out = np.full((int(window.height), int(window.width)), self.fill_value, self.dtype)
-        placed = np.isfinite(rows) & np.isfinite(columns)
-        if not placed.any():
-            return out
-        (top, bottom), (left, right) = (
-            (max(math.floor(at[placed].min()), 0), min(math.ceil(at[placed].max()), side))
-            for at, side in ((rows, source.height), (columns, source.width))
-        )
-        if top < bottom and left < right:
-            values = source.read(1, window=((top, bottom), (left, right)))
-            means = area_means(values, values != self.fill_value, rows - top, columns - left)
+        under = _under(source, rows, columns, 0)
+        if under is not None:
+            values = source.read(1, window=under)
+            means = area_means(values, values != self.fill_value, rows - under[0][0], columns - under[1][0])
             known = np.isfinite(means)
             # Halves go up, whatever the last bits of a sum are, which depend on the window.
             out[known] = np.floor(means[known] + 0.5 + 1e-6) if self.dtype.kind in "iu" else means[known]
@@ -474,6 +523,45 @@ class PlanetaryComputerReader(AssetReader):
         held = bool(TOKEN_CACHE)
         TOKEN_CACHE.clear()
         return held
+
+
+class TilesReader(AssetReader):
+    """An image that comes in tiles, which are joined before they are resampled: their borders leave no seam.
+
+    Parameters
+    ----------
+    url
+        Addresses of the tiles, one a line.
+    part
+        Reader of a single tile.
+    options
+        Of :class:`AssetReader`.
+    """
+
+    def __init__(self, *, url: str, part: type[AssetReader], **options: Any) -> None:
+        super().__init__(url=url, **options)
+        self.parts = [part(url=one, **options) for one in url.split("\n")]
+
+    def read(self, window: RasterWindow, **_: Any) -> npt.NDArray[Any]:
+        """The raw values of a window of the target grid, ``(rows, columns)``; errors are those of a tile."""
+        found = np.full((int(window.height), int(window.width)), self.fill_value, self.dtype)
+        cuts = [cut for part in self.parts if (cut := part.cut(window)) is not None]
+        for group in _neighbours(cuts):
+            joined = _joined(group, self.fill_value)
+            with _in_memory(joined) as source:
+                np.copyto(found, self._on_grid(source, window), where=found == self.fill_value)
+        return found
+
+
+@contextmanager
+def _in_memory(cut: Cut) -> Iterator[Any]:
+    height, width = cut.values.shape
+    profile = {"driver": DRIVER, "count": 1, "height": height, "width": width, "dtype": cut.values.dtype}
+    with MemoryFile() as memory:
+        with memory.open(crs=_crs(cut.crs), transform=cut.affine, **profile) as target:
+            target.write(cut.values, 1)
+        with memory.open(driver=DRIVER) as source:
+            yield source
 
 
 READERS: Mapping[str, type[AssetReader]] = {"none": AssetReader, "planetary-computer": PlanetaryComputerReader}
