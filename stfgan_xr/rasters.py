@@ -499,6 +499,8 @@ class AssetReader:
             tolerance=TOLERANCE,
             XSCALE=1,
             YSCALE=1,
+            # By default 21 points a side say which part of the source is needed; across 180 degrees they miss some.
+            SAMPLE_STEPS="ALL",
         ) as warped:
             found: npt.NDArray[Any] = warped.read(1, window=window)
             return found
