@@ -410,7 +410,7 @@ class AssetReader:
         if is_remote(self.url) and not remote:
             raise SourceError(f"{name}: HDF5 is read over https or from disk only")
         with (
-            RangeFile(address, _KNOWN.get(self.url, "")) if remote else Path(address).open("rb") as file,
+            RangeFile(address, _KNOWN.get(self.url, ""), self.url) if remote else Path(address).open("rb") as file,
             open_field(file, self.field, name) as field,
         ):
             self._check_field(field, name)

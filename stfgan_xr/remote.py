@@ -163,6 +163,27 @@ def _body(raw: Any) -> bytes:
     return b"".join(parts)
 
 
+class _Shared:
+    """Blocks of files that state what version they are of, for all readers of a process: each field of a file is
+    opened anew, and begins with the same blocks."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._lock = most, threading.Lock()
+        self._blocks: OrderedDict[tuple[str, str, int], bytes] = OrderedDict()
+
+    def get(self, key: tuple[str, str, int]) -> bytes | None:
+        with self._lock:
+            if key in self._blocks:
+                self._blocks.move_to_end(key)
+            return self._blocks.get(key)
+
+    def keep(self, key: tuple[str, str, int], block: bytes) -> None:
+        with self._lock:
+            self._blocks[key] = block
+            while len(self._blocks) > self._most:
+                self._blocks.popitem(last=False)
+
+
 class RangeFile(io.RawIOBase):
     """A remote file as one of Python's, read-only: what is read is asked for in blocks, which are kept.
 
@@ -172,6 +193,8 @@ class RangeFile(io.RawIOBase):
         Where its bytes are (http or https; redirects are not followed).
     tag
         Entity tag that it must still have, or empty.
+    name
+        What the file is called, whatever its address is signed with.
 
     Notes
     -----
@@ -182,9 +205,10 @@ class RangeFile(io.RawIOBase):
     BLOCK = 2**16
     MOST_BLOCKS = 1024
     """Of :data:`BLOCK` bytes, kept at a time."""
+    SHARED = _Shared(1024)
 
-    def __init__(self, address: str, tag: str = "") -> None:
-        self._address, self._tag = address, tag
+    def __init__(self, address: str, tag: str = "", name: str = "") -> None:
+        self._address, self._tag, self._name = address, tag, name
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._place = 0
         self._size: int | None = None
@@ -225,12 +249,19 @@ class RangeFile(io.RawIOBase):
         wanted = {n for first, count in ranges for n in range(first // self.BLOCK, -(-(first + count) // self.BLOCK))}
         for number in wanted & self._blocks.keys():
             self._blocks.move_to_end(number)
-        missing = sorted(wanted - self._blocks.keys())
+        missing = sorted(number for number in wanted - self._blocks.keys() if not self._take(number))
         for _, run in groupby(enumerate(missing), key=lambda pair: pair[1] - pair[0]):
             numbers = [number for _, number in run]
             self._fetch(numbers[0], numbers[-1] + 1)
         while len(self._blocks) > max(self.MOST_BLOCKS, len(wanted)):
             self._blocks.popitem(last=False)
+
+    def _take(self, number: int) -> bool:
+        """Whether another reader has asked for a block before; then it is there."""
+        block = self.SHARED.get((self._name, self._tag, number)) if self._name and self._tag else None
+        if block is not None:
+            self._blocks[number] = block
+        return block is not None
 
     def _fetch(self, first: int, last: int) -> None:
         start, stop = first * self.BLOCK, last * self.BLOCK
@@ -259,3 +290,5 @@ class RangeFile(io.RawIOBase):
         for number in range(first, last):
             offset = (number - first) * self.BLOCK
             self._blocks[number] = body[offset : offset + self.BLOCK]
+            if self._name and self._tag:
+                self.SHARED.keep((self._name, self._tag, number), self._blocks[number])

@@ -134,6 +134,19 @@ def test_few_requests_are_made(server: Server) -> None:
     assert {line.split()[1] for line in lines} == {"/ok/a.h5?few=1"}
 
 
+def test_fields_of_a_file_share_what_they_both_need(server: Server, folder: Path) -> None:
+    quality = f"{viirs.FIELDS}/{viirs.QUALITY}_M5"
+    counts = []
+    for mark in ("etag-99", "ok"):  # only a file with an entity tag is known to be the same
+        url = server.url(f"{mark}/a.h5?shared={mark}")
+        whole(reader(f"{url}#{FIELD}"))
+        before = len(server.log.read_text().splitlines())
+        found = whole(reader(f"{url}#{quality}", Resampling.nearest, dtype=np.dtype("uint8"), fill_value=255))
+        counts.append(len(server.log.read_text().splitlines()) - before)
+        assert (found == 0).mean() > 0.5
+    assert counts[0] < counts[1]
+
+
 def test_cut_anywhere_it_is_never_a_wrong_pixel(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rasters, "ATTEMPTS", 1)
     size = (folder / "a.h5").stat().st_size
