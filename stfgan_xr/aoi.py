@@ -98,9 +98,11 @@ def _check(area: Geometry, where: str) -> Geometry:
     if area.is_empty or not all(math.isfinite(v) for v in bounds) or area.area == 0:
         raise InputError(f"--aoi {where}: empty; it encloses no area")
     if bounds.left < -180 or bounds.right > 180 or bounds.bottom < -90 or bounds.top > 90:
+        sides = max(map(abs, (bounds.left, bounds.right))), max(map(abs, (bounds.bottom, bounds.top)))
         raise InputError(
             f"--aoi {where}: not on Earth in degrees (bounds {tuple(round(v, 3) for v in bounds)}); "
-            "GeoJSON wants longitude, latitude, and areas cut where they cross 180 degrees"
+            + "latitude and longitude look swapped: " * (sides[0] <= 90 < sides[1] <= 180)
+            + "GeoJSON wants longitude, latitude, and areas cut where they cross 180 degrees"
         )
     return _valid(area)
 
@@ -128,6 +130,11 @@ def read_aoi(text: str | Path) -> Geometry:
     return _check(area, str(text))
 
 
+def parts(area: Geometry) -> list[Any]:
+    """The polygons of an area, as shapely has them."""
+    return list(getattr(area.geom, "geoms", [area.geom]))
+
+
 def middle(area: Geometry) -> tuple[float, float]:
     """Longitude and latitude of the middle of an area's bounds, in degrees.
 
@@ -137,10 +144,10 @@ def middle(area: Geometry) -> tuple[float, float]:
     (179.5, -19.0)
     """
     bounds = area.boundingbox
-    parts = [part.bounds for part in getattr(area.geom, "geoms", [area.geom])]
+    boxes = [part.bounds for part in parts(area)]
     west, east = bounds.left, bounds.right
-    if west == -180 and east == 180 and all(right - left < 180 for left, _, right, _ in parts):
-        west = min(left for left, *_ in parts if left >= 0)
-        east = 360 + max(right for left, _, right, _ in parts if left < 0)
+    if west == -180 and east == 180 and all(right - left < 180 for left, _, right, _ in boxes):
+        west = min(left for left, *_ in boxes if left >= 0)
+        east = 360 + max(right for left, _, right, _ in boxes if left < 0)
     longitude = (west + east) / 2
     return longitude - 360 if longitude > 180 else longitude, (bounds.bottom + bounds.top) / 2

@@ -15,6 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 from odc.geo.geom import Geometry, box
 
+from stfgan_xr.aoi import parts
 from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.scenes import Collection, Scene, Side, deduplicate, one_line, to_scene
 from stfgan_xr.sensors import BANDS, SENSORS
@@ -341,14 +342,15 @@ def _absolute(item: dict[str, Any], base: str) -> dict[str, Any]:
 
 
 def _overlaps(item: Mapping[str, Any], area: Geometry) -> bool:
-    """Whether the bounds of an item and an area meet; items may cross the antimeridian (west > east)."""
-    bounds, numbers = area.boundingbox, item["bbox"]
+    """Whether the bounds of an item and of a part of an area meet; items may cross the antimeridian (west > east)."""
+    numbers = item["bbox"]
     half = len(numbers) // 2
     west, south, east, north = numbers[0], numbers[1], numbers[half], numbers[half + 1]
-    across = west <= bounds.right and east >= bounds.left
-    if west > east:
-        across = west <= bounds.right or east >= bounds.left
-    return bool(across and south <= bounds.top and north >= bounds.bottom)
+    for left, bottom, right, top in (part.bounds for part in parts(area)):
+        sides = west <= right, east >= left
+        if (any(sides) if west > east else all(sides)) and south <= top and north >= bottom:
+            return True
+    return False
 
 
 def search(

@@ -7,19 +7,23 @@ resamples.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
-from pyproj import CRS
+from pyproj import CRS, Proj
 from pyproj.exceptions import CRSError
 
-from stfgan_xr.aoi import middle
+from stfgan_xr.aoi import middle, parts
 from stfgan_xr.errors import InputError
+
+log = logging.getLogger(__name__)
 
 RATIO = 16
 RESOLUTION = 30.0
@@ -29,6 +33,9 @@ SPHERE = 6371007.181
 """Radius in metres of the sphere that MODIS and VIIRS are projected from."""
 SINUSOIDAL = f"+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R={SPHERE} +units=m +no_defs"
 """The projection of MODIS and VIIRS."""
+MOST_DISTORTED = 0.04
+"""Of the size of a pixel, without a warning; UTM reaches it 12 degrees from the middle of a zone at the equator."""
+EQUAL_AREA = "choose an equal-area --crs, EPSG:3035 in Europe, EPSG:5070 in the USA, EPSG:3577 in Australia"
 # Blocks start on multiples of this many fine pixels: whole cells of the progressive schedule's coarsest grid.
 NETWORK_STEP = 16
 
@@ -61,6 +68,24 @@ def parse_crs(text: str) -> CRS:
     return crs
 
 
+def _utm(area: Geometry) -> CRS:
+    """The UTM zone of the middle of an area that UTM reaches."""
+    bounds = area.boundingbox
+    for beyond, limit, polar in ((bounds.top > 84, "84 N", 3413), (bounds.bottom < -80, "80 S", 3031)):
+        if beyond:
+            raise InputError(f"the area reaches beyond {limit}, where UTM ends; choose --crs EPSG:{polar}")
+    return CRS.from_epsg(utm_epsg(*middle(area)))
+
+
+def _distortion(area: Geometry, crs: CRS) -> float:
+    """By what share of its size the ground that a pixel covers is off, at most."""
+    worst = 0.0
+    for west, south, east, north in (part.bounds for part in parts(area)):
+        places = np.meshgrid(np.linspace(west, east, 5), np.linspace(south, north, 5))
+        worst = max(worst, float(np.abs(Proj(crs).get_factors(*places).areal_scale - 1).max()))
+    return worst
+
+
 def nested_grid(
     area: Geometry,
     *,
@@ -76,7 +101,8 @@ def nested_grid(
     area
         Polygon in EPSG:4326 (:func:`stfgan_xr.aoi.read_aoi`).
     crs
-        Projected CRS in metres; by default the UTM zone of the middle of the area's bounds.
+        Projected CRS in metres; by default the UTM zone of the middle of the area's bounds, with a warning if the area
+        is too wide for it.
     resolution, phase
         Fine pixel size and the offset of its edges from the CRS origin, both in metres (15 for Landsat Collection 2,
         0 for HLS and Sentinel-2).
@@ -86,23 +112,33 @@ def nested_grid(
     Raises
     ------
     InputError
-        If the area cannot be projected or needs more than 200,000 pixels a side.
+        If the area cannot be projected or needs more than 200,000 pixels a side, or lies where UTM ends and no CRS is
+        given.
 
     >>> from stfgan_xr.aoi import read_aoi
     >>> grid = nested_grid(read_aoi("114.0,22.5,114.1,22.6"))
     >>> grid.crs.epsg, grid.shape.x % 16, grid.affine.c % 480
     (32650, 0, 15.0)
     """
-    target = parse_crs(crs) if crs else CRS.from_epsg(utm_epsg(*middle(area)))
+    target = parse_crs(crs) if crs else _utm(area)
     box = area.to_crs(target, resolution=0.01).boundingbox
     if not all(math.isfinite(value) for value in box):
-        raise InputError(f"the area cannot be projected to {crs or target.to_string()}; choose another --crs")
+        raise InputError(f"the area cannot be projected to {target.to_string()}; split it, or choose another --crs")
     cell = resolution * ratio
     left, bottom = (math.floor((low - phase) / cell) for low in (box.left, box.bottom))
     right, top = (math.ceil((high - phase) / cell) for high in (box.right, box.top))
+    right, top = max(right, left + 1), max(top, bottom + 1)
     height, width = (top - bottom) * ratio, (right - left) * ratio
     if max(height, width) > LARGEST_SIDE:
-        raise InputError(f"the area needs {width} x {height} pixels; at most {LARGEST_SIDE} a side: split it")
+        raise InputError(
+            f"the area needs {width} x {height} pixels of {resolution:g} m, {width * height / 1e9:.1f} billion "
+            f"a day; at most {LARGEST_SIDE} a side: split it"
+        )
+    if crs is None and (off := _distortion(area, target)) > MOST_DISTORTED:
+        log.warning(
+            "on %s a pixel of this area covers up to %.0f %% more or less ground than it should; %s, or split the area",
+            target.to_string(), 100 * off, EQUAL_AREA,
+        )  # fmt: skip
     affine = Affine(resolution, 0, left * cell + phase, 0, -resolution, top * cell + phase)
     return GeoBox((height, width), affine, target)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,43 @@ def test_what_encloses_no_area_is_refused_by_its_name(tmp_path: Path, kind: str,
 
 def test_a_polygon_off_earth_is_refused(tmp_path: Path) -> None:
     assert "longitude, latitude" in refusal(saved(tmp_path, square(500_000, 4_000_000, 1000)))
-    assert "not on Earth" in refusal(saved(tmp_path, square(22.5, 113.9)))
+    assert "swapped" not in refusal(saved(tmp_path, square(500_000, 4_000_000, 1000)))
+
+
+@pytest.mark.parametrize("place", [(22.5, 113.9), (-33.4, 150.0), (45.0, -122.0), (-20.1, -44.0 - 47)])
+def test_latitude_before_longitude_is_recognised(tmp_path: Path, place: tuple[float, float]) -> None:
+    south, west = place
+    assert "look swapped" in refusal(saved(tmp_path, square(*place)))
+    assert "look swapped" in refusal(f"{south},{west},{south + 0.1},{west + 0.1}")
+
+
+@pytest.mark.parametrize("text", ["179,22,181,23", "-181,0,1,1", "0,0,1,90.1,", "100,0,101,95"])
+def test_other_places_off_earth_do_not_look_swapped(text: str) -> None:
+    assert "swapped" not in refusal(text)
+
+
+def test_a_hole_in_a_part_of_several_is_kept(tmp_path: Path) -> None:
+    far = [[x + 5, y] for x, y in SQUARE]
+    both = {"type": "MultiPolygon", "coordinates": [[SQUARE, HOLE], [far]]}
+    area = aoi.read_aoi(saved(tmp_path, both))
+    assert area.area == pytest.approx(1.75)
+    assert len(aoi.parts(area)) == 2
+
+
+def test_an_island_in_a_hole_is_kept(tmp_path: Path) -> None:
+    island = square(10.4, 40.4, 0.2)
+    area = aoi.read_aoi(saved(tmp_path, collection(polygon(SQUARE, HOLE), island)))
+    assert area.area == pytest.approx(0.79)
+
+
+def test_a_star_drawn_in_one_line_keeps_its_points(tmp_path: Path) -> None:
+    star = [[math.sin(4 * math.pi * n / 5), math.cos(4 * math.pi * n / 5)] for n in range(6)]
+    area = aoi.read_aoi(saved(tmp_path, polygon(star)))
+    assert area.is_valid
+    assert tuple(area.boundingbox) == pytest.approx((-0.951, -0.809, 0.951, 1.0), abs=1e-3)
+    # Without the pentagon in the middle, which the line goes around twice, as the OGC has it.
+    pentagon = [math.tau / 5, ((3 - 5**0.5) / 2) ** 2 * 2.5]
+    assert area.area == pytest.approx(1.12257 - pentagon[1] * math.sin(pentagon[0]), abs=1e-4)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", '"ten"', "null", "[]", "{}"])
