@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from stfgan_xr import store
 from stfgan_xr.aoi import middle, read_aoi
 from stfgan_xr.cluster import connect, cores, run
 from stfgan_xr.errors import InputError, NothingToDo
-from stfgan_xr.files import write_json
+from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import RATIO, coarse_grid, describe, nested_grid, parse_crs, ratio_of, tile_step
+from stfgan_xr.scenes import ITEMS
 from stfgan_xr.sensors import BANDS
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 COARSE_MARGIN = 16
 """Coarse days read beyond the bracket range, to interpolate gaps at its ends."""
+RUN = "run.json"
 FINE_TILE, COARSE_TILE, COARSE_RUN = 1024, 512, 16
 
 Aoi = Annotated[str | None, typer.Option(help="GeoJSON file, or west,south,east,north in degrees.")]
@@ -48,7 +49,7 @@ CoarseCatalogName = Annotated[
 PairsFile = Annotated[
     Path | None, typer.Option("--pairs", help="pairs.toml of your own co-registered rasters, instead of a catalog.")
 ]
-Out = Annotated[Path, typer.Option(help="Run folder.")]
+Out = Annotated[str, typer.Option("--out", help="Run folder: a local one, or s3://bucket/prefix.")]
 Bands = Annotated[
     str | None, typer.Option(help=f"Comma list of bands. Default: all ({','.join(BANDS)}, or those of --pairs).")
 ]
@@ -238,16 +239,15 @@ def _all_days(pairs: Pairs) -> tuple[date, ...]:
 
 
 def _search(
-    request: Request, folder: Path, catalogs: tuple[Catalog, Catalog], keep: bool
+    request: Request, folder: Folder, catalogs: tuple[Catalog, Catalog], keep: bool
 ) -> tuple[tuple[Scene, ...], ...]:
     """Scenes of both sides: those of items.json if a run of this request left one, else found and kept there."""
     from stfgan_xr.catalog import search
     from stfgan_xr.scenes import read_scenes, save_scenes
 
-    items = folder / "items.json"
     # Without a run.json nothing says what request the items were found for.
-    if items.is_file() and (folder / "run.json").is_file():
-        return read_scenes(items)
+    if folder.read(RUN) is not None and (kept := read_scenes(folder)) is not None:
+        return kept
     fine, coarse = catalogs
     sides = _sides(request, fine, coarse)
     area = read_aoi(_area(request, fine))
@@ -267,19 +267,18 @@ def _search(
                 f"{calendar.describe(request.days)}; check --aoi and --dates, or widen --bracket-days"
             )
     if keep:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_scenes(items, *found)
+        save_scenes(folder, *found)
     return found
 
 
 def _missing(
-    request: Request, folder: Path, sides: tuple[Side, Side], found: tuple[tuple[Scene, ...], ...]
+    request: Request, folder: Folder, sides: tuple[Side, Side], found: tuple[tuple[Scene, ...], ...]
 ) -> list[dict[str, str]]:
     """Assets that are not there: those of run.json if a run of this request left one, else looked for."""
     from stfgan_xr.load import missing_assets
 
-    path = folder / "run.json"
-    if path.is_file() and "missing" in (document := json.loads(path.read_text(encoding="utf-8"))):
+    kept = folder.read(RUN)
+    if kept is not None and "missing" in (document := json.loads(kept)):
         return list(document["missing"]["assets"])
     both = zip(found, sides, strict=True)
     return [
@@ -319,7 +318,7 @@ def _area(request: Request, fine: Catalog) -> str:
     return str(fine.aoi)
 
 
-def _from_catalog(request: Request, folder: Path, keep: bool) -> Source:
+def _from_catalog(request: Request, folder: Folder, keep: bool) -> Source:
     from stfgan_xr.load import load
 
     fine = open_catalog(request.catalog or "")
@@ -329,7 +328,7 @@ def _from_catalog(request: Request, folder: Path, keep: bool) -> Source:
     landsat, modis = _search(request, folder, (fine, coarse), keep)
     margin = timedelta(days=request.bracket_days + COARSE_MARGIN)
     every_day = calendar.day_range(request.days[0] - margin, request.days[-1] + margin)
-    items = (folder / "items.json").read_bytes() if keep else b""
+    items = folder.read(ITEMS) or b"" if keep else b""
     origin = {
         "catalog": {"name": fine.name, "path": str(fine.folder), "truth": str(fine.truth) if fine.truth else None},
         "coarse_catalog": coarse.name,
@@ -364,9 +363,9 @@ def _from_pairs(request: Request) -> Source:
     return Source(landsat, modis, landsat.odc.geobox, ratio, request.bands, origin)
 
 
-def open_source(request: Request, folder: Path, keep: bool = True) -> Source:
+def open_source(request: Request, folder: str | Path | Folder, keep: bool = True) -> Source:
     """Find the imagery of a request; reads no pixels. The scenes found are kept in ``items.json``."""
-    return _from_pairs(request) if request.pairs else _from_catalog(request, folder, keep)
+    return _from_pairs(request) if request.pairs else _from_catalog(request, as_folder(folder), keep)
 
 
 def _tile(grid: GeoBox, ratio: int, largest: int = FINE_TILE) -> int:
@@ -396,7 +395,7 @@ def write_blocks(
         pass
 
 
-def write_cubes(source: Source, folder: Path, client: Client | None) -> dict[str, dict[str, Any]]:
+def write_cubes(source: Source, folder: Folder, client: Client | None) -> dict[str, dict[str, Any]]:
     """Write what is missing of both cubes and seal them; their states."""
     states = {}
     identity = {"origin": source.origin}
@@ -408,40 +407,36 @@ def write_cubes(source: Source, folder: Path, client: Client | None) -> dict[str
     return states
 
 
-def check_folder(folder: Path, wanted: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+def check_folder(folder: Folder, wanted: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     """The run.json of a folder that was made with the same request, or an empty one.
 
     Raises
     ------
     InputError
         If the folder holds a run with another request; the difference is named.
+    ResourceError
+        If it lies in an object store that cannot be reached.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder}: is a file; choose a folder")
-    path = folder / "run.json"
-    if overwrite and path.is_file():
+    folder.check()
+    content = folder.read(RUN)
+    if overwrite and content is not None:
         for name in ("landsat.zarr", "modis.zarr", "fused.zarr"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("items.json", "run.json"):
-            (folder / name).unlink(missing_ok=True)
-    if not path.is_file():
+            store.remove(folder / name)
+        for name in (ITEMS, RUN):
+            folder.delete_file(name)
+        return {}
+    if content is None:
         return {}
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(content)
         stored = document["request"]
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
-        raise InputError(f"{path} is damaged; choose another --out or add --overwrite") from None
+        raise InputError(f"{folder / RUN} is damaged; choose another --out or add --overwrite") from None
     plain = json.loads(json.dumps(wanted))
     # A folder that holds only cubes knows no method yet; a fusion goes on with it.
     shared = stored.keys() & plain.keys()
     store.refuse_difference(folder, {k: stored[k] for k in shared}, {k: plain[k] for k in shared})
     return document
-
-
-def write_run(folder: Path, document: dict[str, Any]) -> None:
-    """Write ``run.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "run.json", document)
 
 
 def versions() -> dict[str, str]:
@@ -462,7 +457,7 @@ def command(
     catalog: CatalogName = None,
     coarse_catalog: CoarseCatalogName = None,
     pairs: PairsFile = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("run"),
+    out_folder: Out = "run",
     bands: Bands = None,
     crs: Crs = None,
     bracket_days: BracketDays = 64,
@@ -478,18 +473,20 @@ def command(
         dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days, collections, max_cloud,
         allow_missing,
     )  # fmt: skip
-    document = check_folder(out_folder, request.identity(), overwrite)
-    source = open_source(request, out_folder)
+    folder = as_folder(out_folder)
+    document = check_folder(folder, request.identity(), overwrite)
+    source = open_source(request, folder)
     if not document:
         facts = {"request": request.identity(), "versions": versions(), "status": "cubes"}
-        write_run(out_folder, facts | source.origin)
+        folder.write_json(RUN, facts | source.origin)
     out.print(
         f"grid: {describe(source.grid)}; {len(source.landsat.time)} Landsat days, {len(source.modis.time)} MODIS days"
     )
     with connect(default_workers(workers), scheduler) if workers or scheduler else nullcontext() as client:
-        write_cubes(source, out_folder, client)
+        write_cubes(source, folder, client)
     out.print(
-        f"done: {out_folder / 'landsat.zarr'} and {out_folder / 'modis.zarr'}; open them with stfgan_xr.open_cube"
+        f"done: {folder / 'landsat.zarr'} and {folder / 'modis.zarr'}; open them with stfgan_xr.open_cube",
+        markup=False,
     )
 
 

@@ -21,7 +21,7 @@ LAYERS: dict[str, int] = {
 }
 # Facts may use facts: the order in which layer 0 is built.
 WITHIN = {
-    ("days", "errors"), ("aoi", "errors"), ("grid", "errors"), ("grid", "aoi"),
+    ("files", "errors"), ("days", "errors"), ("aoi", "errors"), ("grid", "errors"), ("grid", "aoi"),
     ("catalog", "scenes"), ("rasters", "remote"), ("inspection", "catalog"), ("inspection", "scenes"),
     # A bracket is described where predictors are; the series that predictors see come from brackets.
     ("brackets", "predictors"), ("evaluation", "fusion"),
@@ -30,7 +30,7 @@ WITHIN = {
     ("gate", "learning"),
 }  # fmt: skip
 ONLY = {
-    "pystac": {"catalog"}, "pystac_client": {"catalog"}, "rasterio": {"rasters"}, "zarr": {"store"},
+    "obstore": {"files"}, "pystac": {"catalog"}, "pystac_client": {"catalog"}, "rasterio": {"rasters"}, "zarr": {"store"},
     "safetensors": {"checkpoint"}, "stackstac": {"load"}, "matplotlib": {"plots"},
     "distributed": {"cluster"}, "dask_cuda": {"cluster"}, "dask_jobqueue": {"cluster"},
     "torch": {"predictors", "cluster", "samples", "learning", "gate", "training"},
