@@ -446,7 +446,7 @@ def orders(world: Path, folder: Path, count: int = 200) -> Iterator[Figure]:
         catalog._from_static = any_order
         for _ in range(count):
             found = [catalog.search(s, area, date(2020, 1, 1), date(2020, 12, 31), longitude, BANDS) for s in sides]
-            scenes.save_scenes(folder / "items.json", *found)
+            scenes.save_scenes(folder, *found)
             seen.add(hashlib.sha256((folder / "items.json").read_bytes()).hexdigest())
     finally:
         catalog._from_static = original
@@ -623,7 +623,9 @@ def secrets(at: Place, behaviours: tuple[str, ...] = ("clock-1-0", "sig-never"))
         sent += sum(f" /{how}/" in line and CANARY in line for line in at.server.requests())
         known = catalog.open_catalog(toml)
         assert known.fine is not None
-        found = scenes.read_scenes(folder / "items.json")[0]
+        kept = scenes.read_scenes(folder)
+        assert kept is not None
+        found = kept[0]
         grid = nested_grid(read_aoi(at.world / "aoi.geojson"))
         with signing(at.server):
             graph = load(found, grid, side=known.fine, bands=["red"], tile=128).__dask_graph__()

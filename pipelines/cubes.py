@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,12 +12,13 @@ import typer
 import xarray as xr
 
 from pipelines.console import main, out, track
-from pipelines.imagery import COARSE_TILE, Source, make_request, open_source, tile_of
+from pipelines.imagery import COARSE_TILE, RUN, Source, make_request, open_source, tile_of
 from stfgan_xr import store
 from stfgan_xr.cluster import connect, cores, run
 from stfgan_xr.errors import InputError
-from stfgan_xr.files import write_json
+from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import describe
+from stfgan_xr.scenes import ITEMS
 from stfgan_xr.sensors import BANDS
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ CoarseCatalogName = Annotated[
 PairsFile = Annotated[
     Path | None, typer.Option("--pairs", help="pairs.toml of your own co-registered rasters, instead of a catalog.")
 ]
-Out = Annotated[Path, typer.Option(help="Run folder.")]
+Out = Annotated[str, typer.Option("--out", help="Run folder: a local one, or s3://bucket/prefix.")]
 Bands = Annotated[
     str | None, typer.Option(help=f"Comma list of bands. Default: all ({','.join(BANDS)}, or those of --pairs).")
 ]
@@ -103,7 +103,7 @@ def write_blocks(
         pass
 
 
-def write_cubes(source: Source, folder: Path, client: Client | None) -> dict[str, dict[str, Any]]:
+def write_cubes(source: Source, folder: Folder, client: Client | None) -> dict[str, dict[str, Any]]:
     """Write what is missing of both cubes and seal them; their states."""
     states = {}
     identity = {"origin": source.origin}
@@ -115,40 +115,36 @@ def write_cubes(source: Source, folder: Path, client: Client | None) -> dict[str
     return states
 
 
-def check_folder(folder: Path, wanted: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+def check_folder(folder: Folder, wanted: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     """The run.json of a folder that was made with the same request, or an empty one.
 
     Raises
     ------
     InputError
         If the folder holds a run with another request; the difference is named.
+    ResourceError
+        If it lies in an object store that cannot be reached.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder}: is a file; choose a folder")
-    path = folder / "run.json"
-    if overwrite and path.is_file():
+    folder.check()
+    content = folder.read(RUN)
+    if overwrite and content is not None:
         for name in ("landsat.zarr", "modis.zarr", "fused.zarr"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("items.json", "run.json"):
-            (folder / name).unlink(missing_ok=True)
-    if not path.is_file():
+            store.remove(folder / name)
+        for name in (ITEMS, RUN):
+            folder.delete_file(name)
+        return {}
+    if content is None:
         return {}
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(content)
         stored = document["request"]
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
-        raise InputError(f"{path} is damaged; choose another --out or add --overwrite") from None
+        raise InputError(f"{folder / RUN} is damaged; choose another --out or add --overwrite") from None
     plain = json.loads(json.dumps(wanted))
     # A folder that holds only cubes knows no method yet; a fusion goes on with it.
     shared = stored.keys() & plain.keys()
     store.refuse_difference(folder, {k: stored[k] for k in shared}, {k: plain[k] for k in shared})
     return document
-
-
-def write_run(folder: Path, document: dict[str, Any]) -> None:
-    """Write ``run.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "run.json", document)
 
 
 def versions() -> dict[str, str]:
@@ -169,7 +165,7 @@ def command(
     catalog: CatalogName = None,
     coarse_catalog: CoarseCatalogName = None,
     pairs: PairsFile = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("run"),
+    out_folder: Out = "run",
     bands: Bands = None,
     crs: Crs = None,
     bracket_days: BracketDays = 64,
@@ -186,18 +182,20 @@ def command(
         dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days, collections, max_cloud,
         allow_missing, bandpass,
     )  # fmt: skip
-    document = check_folder(out_folder, request.identity(), overwrite)
-    source = open_source(request, out_folder)
+    folder = as_folder(out_folder)
+    document = check_folder(folder, request.identity(), overwrite)
+    source = open_source(request, folder)
     if not document:
         facts = {"request": request.identity(), "versions": versions(), "status": "cubes"}
-        write_run(out_folder, facts | source.origin)
+        folder.write_json(RUN, facts | source.origin)
     out.print(
         f"grid: {describe(source.grid)}; {len(source.landsat.time)} Landsat days, {len(source.modis.time)} MODIS days"
     )
     with connect(default_workers(workers), scheduler) if workers or scheduler else nullcontext() as client:
-        write_cubes(source, out_folder, client)
+        write_cubes(source, folder, client)
     out.print(
-        f"done: {out_folder / 'landsat.zarr'} and {out_folder / 'modis.zarr'}; open them with stfgan_xr.open_cube"
+        f"done: {folder / 'landsat.zarr'} and {folder / 'modis.zarr'}; open them with stfgan_xr.open_cube",
+        markup=False,
     )
 
 

@@ -16,7 +16,7 @@ from pipelines.console import err, main, out
 from stfgan_xr import evaluation, fusion, store
 from stfgan_xr.brackets import band_names
 from stfgan_xr.errors import InputError, NothingToDo
-from stfgan_xr.files import write_json
+from stfgan_xr.files import Folder, as_folder, write_json
 from stfgan_xr.grid import ratio_of
 from stfgan_xr.predictors.methods import METHODS, make
 
@@ -28,7 +28,7 @@ SHOWN = ("rmse", "skill", "cc", "ssim", "sam", "ergas", "bias")
 TRUTH_DAYS = 12
 
 
-def _cubes(run: Path | None, pairs: Path | None) -> tuple[xr.Dataset, xr.Dataset]:
+def _cubes(run: Folder | None, pairs: Path | None) -> tuple[xr.Dataset, xr.Dataset]:
     if (run is None) == (pairs is None):
         raise InputError("name a run folder, or own rasters with --pairs; one of them")
     if pairs is not None:
@@ -60,11 +60,12 @@ def _predictors(
     return found
 
 
-def _world(run: Path | None) -> World | None:
+def _world(run: Folder | None) -> World | None:
     """The simulated world that a run was made from, if it was."""
-    if run is None or not (run / "run.json").is_file():
+    content = run.read("run.json") if run is not None else None
+    if content is None:
         return None
-    catalog = json.loads((run / "run.json").read_text(encoding="utf-8")).get("catalog") or {}
+    catalog = json.loads(content).get("catalog") or {}
     if not catalog.get("truth"):
         return None
     from stfgan_xr import simulate
@@ -72,12 +73,12 @@ def _world(run: Path | None) -> World | None:
     return simulate.read_world(Path(catalog["truth"]).parent)
 
 
-def _against_truth(run: Path, world: World, predictors: Mapping[str, Predictor], count: int) -> evaluation.Table:
+def _against_truth(run: Folder, world: World, predictors: Mapping[str, Predictor], count: int) -> evaluation.Table:
     """Scores of the run's own cube and of the other methods on days spread over it."""
     landsat, modis = _cubes(run, None)
     cube = store.open_cube(run / "fused.zarr")
     days = evaluation.spread(evaluation.fused_days(cube), count)
-    request = json.loads((run / "run.json").read_text(encoding="utf-8"))["request"]
+    request = json.loads(run.read("run.json") or b"")["request"]
     fused: dict[str, xr.Dataset] = {}
     for name, predictor in predictors.items():
         same = request["method"] == name and request["model"] == getattr(predictor, "sha256", None)
@@ -135,7 +136,12 @@ def _show(title: str, table: evaluation.Table, note: str) -> None:
 
 
 def command(
-    run: Annotated[Path | None, typer.Argument(help="Run folder of pipelines.fuse or pipelines.cubes.")] = None,
+    run_folder: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]", help="Run folder of pipelines.fuse or pipelines.cubes; also s3://bucket/prefix."
+        ),
+    ] = None,
     pairs: Annotated[Path | None, typer.Option(help="pairs.toml of own rasters, instead of a run folder.")] = None,
     triplets: Annotated[
         str | None, typer.Option(help="Cases t1/tp/t2, a comma list. Default: leave each day out.")
@@ -154,6 +160,7 @@ def command(
     A case t1/tp/t2 uses the acquisitions of t1 and t2 and the coarse series only: nothing acquired on tp or between.
     Scores are means over bands of the pixels clear on all three days, in reflectance.
     """
+    run = as_folder(run_folder) if run_folder else None
     landsat, modis = _cubes(run, pairs)
     names = tuple(part.strip() for part in bands.split(",")) if bands else band_names(landsat)
     absent = [name for name in names if name not in landsat]
@@ -177,7 +184,7 @@ def command(
         _picture(picture, run, world)
 
 
-def _picture(path: Path, run: Path | None, world: World | None) -> None:
+def _picture(path: Path, run: Folder | None, world: World | None) -> None:
     if run is None:
         raise InputError("--picture needs a run folder with a fused cube")
     from stfgan_xr.plots import run_picture

@@ -12,11 +12,12 @@ import typer
 
 from pipelines import cubes
 from pipelines.console import err, main, out
-from pipelines.imagery import Request, Source, make_request, open_source
+from pipelines.imagery import RUN, Request, Source, make_request, open_source
 from stfgan_xr import __version__, fusion, store
 from stfgan_xr import days as calendar
 from stfgan_xr.cluster import connect
 from stfgan_xr.errors import InputError, NothingToDo
+from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import describe
 from stfgan_xr.predictors.methods import METHODS, make
 
@@ -33,7 +34,7 @@ Model = Annotated[Path | None, typer.Option(help="Trained weights (.safetensors)
 class Run:
     """A run folder and what is done in it."""
 
-    folder: Path
+    folder: Folder
     request: Request
     method: str
     predictor: Predictor
@@ -49,7 +50,7 @@ class Run:
         }
 
     @property
-    def result(self) -> Path:
+    def result(self) -> Folder:
         """The fused cube."""
         return self.folder / "fused.zarr"
 
@@ -93,12 +94,12 @@ def _show_plan(run: Run, source: Source) -> None:
 
 def _say_done(run: Run, coverage: float) -> None:
     out.print(f"done: {run.result}, {calendar.describe(run.request.days)}, {coverage:.1%} of the pixels have a value")
-    out.print(f"open it with  stfgan_xr.open_cube({str(run.result)!r})", markup=False)
+    out.print(f"open it with  stfgan_xr.open_cube({str(run.result)!r})", markup=False, soft_wrap=True)
 
 
-def _coverage(path: Path) -> float:
+def _coverage(path: Folder) -> float:
     """Share of pixels that have a value, from the records of the blocks."""
-    records = [json.loads(p.read_text(encoding="utf-8")) for p in (path / store.RECORDS).glob("t*.json")]
+    records = store.records(path)
     return float(sum(r["valid"] for r in records) / max(sum(r["pixels"] for r in records), 1))
 
 
@@ -126,7 +127,7 @@ def command(
     catalog: cubes.CatalogName = None,
     coarse_catalog: cubes.CoarseCatalogName = None,
     pairs: cubes.PairsFile = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("run"),
+    out_folder: cubes.Out = "run",
     method: Method = METHODS[0],
     model: Model = None,
     bands: cubes.Bands = None,
@@ -163,23 +164,24 @@ def command(
         dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days, collections, max_cloud,
         allow_missing, bandpass,
     )  # fmt: skip
-    run = Run(out_folder, request, method, make(method, request.bands, model), keep_observed, tile)
-    document = cubes.check_folder(out_folder, run.identity(), overwrite)
+    run = Run(as_folder(out_folder), request, method, make(method, request.bands, model), keep_observed, tile)
+    document = cubes.check_folder(run.folder, run.identity(), overwrite)
     if _finished(run, document):
         return
-    source = open_source(request, out_folder, keep=not plan)
+    source = open_source(request, run.folder, keep=not plan)
     run = replace(run, predictor=make(method, request.bands, model, source.ratio))
     if plan:
         _show_plan(run, source)
         return
-    cubes.write_run(out_folder, run.document(status="writing", **source.origin))
+    run.folder.write_json(RUN, run.document(status="writing", **source.origin))
     several = workers is not None or scheduler is not None or cluster != "local"
     with connect(cubes.default_workers(workers), scheduler, cluster) if several else nullcontext() as client:
         if client is not None:
             err.print(f"dashboard: {client.dashboard_link}")
         states = _execute(run, source, client)
     coverage = _coverage(run.result)
-    cubes.write_run(out_folder, run.document(status="complete", coverage=coverage, cubes=states, **source.origin))
+    document = run.document(status="complete", coverage=coverage, cubes=states, **source.origin)
+    run.folder.write_json(RUN, document)
     if coverage == 0:
         raise NothingToDo(
             f"{run.result}: no pixel has a clear Landsat observation within {bracket_days} days and MODIS; "

@@ -18,7 +18,9 @@ from stfgan_xr import days as calendar
 from stfgan_xr import store
 from stfgan_xr.aoi import middle, read_aoi
 from stfgan_xr.errors import InputError, NothingToDo
+from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import RATIO, coarse_grid, nested_grid, parse_crs, ratio_of, tile_step
+from stfgan_xr.scenes import ITEMS
 from stfgan_xr.sensors import BANDS
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 COARSE_MARGIN = 16
 """Coarse days read beyond the bracket range, to interpolate gaps at its ends."""
 FINE_TILE, COARSE_TILE = 1024, 512
+RUN = "run.json"
 
 
 def tile_of(grid: GeoBox, ratio: int, largest: int = FINE_TILE) -> int:
@@ -196,15 +199,14 @@ def _all_days(pairs: Pairs) -> tuple[date, ...]:
 
 
 def _search(
-    request: Request, folder: Path, catalogs: tuple[Catalog, Catalog], keep: bool
+    request: Request, folder: Folder, catalogs: tuple[Catalog, Catalog], keep: bool
 ) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
     """Scenes of both sides: those of items.json if a run of this request left one, else found and kept there."""
     from stfgan_xr.scenes import read_scenes, save_scenes
 
-    items = folder / "items.json"
     # Without a run.json nothing says what request the items were found for.
-    if items.is_file() and (folder / "run.json").is_file():
-        return read_scenes(items)
+    if folder.read(RUN) is not None and (kept := read_scenes(folder)) is not None:
+        return kept
     found = _find(request, catalogs)
     cloud = "" if request.max_cloud is None else f" of at most {request.max_cloud:g} % cloud"
     for name, scenes, side in (
@@ -217,8 +219,7 @@ def _search(
                 f"{calendar.describe(request.days)}; check --aoi and --dates, or widen --bracket-days"
             )
     if keep:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_scenes(items, *found)
+        save_scenes(folder, *found)
     return found
 
 
@@ -247,7 +248,7 @@ def _names(side: Side) -> str:
     return ", ".join(collection.name for collection in side.collections)
 
 
-def _missing(request: Request, folder: Path, parts: Sequence[tuple[Sequence[Scene], Side]]) -> list[dict[str, str]]:
+def _missing(request: Request, folder: Folder, parts: Sequence[tuple[Sequence[Scene], Side]]) -> list[dict[str, str]]:
     """Assets that are not there: those of run.json if a run of this request left one, else looked for."""
     from stfgan_xr.load import missing_assets
 
@@ -261,10 +262,10 @@ def _missing(request: Request, folder: Path, parts: Sequence[tuple[Sequence[Scen
     ]
 
 
-def _kept(folder: Path, key: str) -> Any:
+def _kept(folder: Folder, key: str) -> Any:
     """What an earlier run of the request wrote down in run.json; None if there is nothing."""
-    path = folder / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")).get(key) if path.is_file() else None
+    content = folder.read(RUN)
+    return None if content is None else json.loads(content).get(key)
 
 
 def _without(scenes: Sequence[Scene], missing: Sequence[dict[str, str]], name: str) -> tuple[Scene, ...]:
@@ -314,7 +315,7 @@ def _successor(request: Request, coarse: Side) -> Side:
     return side
 
 
-def _from_catalog(request: Request, folder: Path, keep: bool) -> Source:
+def _from_catalog(request: Request, folder: Folder, keep: bool) -> Source:
     from stfgan_xr.load import load
 
     fine = open_catalog(request.catalog or "")
@@ -322,7 +323,7 @@ def _from_catalog(request: Request, folder: Path, keep: bool) -> Source:
     sides = _sides(request, fine, coarse)
     grid = nested_grid(read_aoi(_area(request, fine)), crs=request.crs, phase=sides[0].phase)
     landsat, both = _search(request, folder, (fine, coarse), keep)
-    items = (folder / "items.json").read_bytes() if keep else b""
+    items = folder.read(ITEMS) or b"" if keep else b""
     origin = {
         "catalog": {"name": fine.name, "path": str(fine.folder), "truth": str(fine.truth) if fine.truth else None},
         "coarse_catalog": coarse.name,
@@ -348,7 +349,7 @@ def _from_catalog(request: Request, folder: Path, keep: bool) -> Source:
 Parts = dict[str, tuple[Sequence["Scene"], "Side"]]
 
 
-def _leave_out(request: Request, folder: Path, parts: Parts, origin: dict[str, Any]) -> Parts:
+def _leave_out(request: Request, folder: Folder, parts: Parts, origin: dict[str, Any]) -> Parts:
     """The parts without scenes that lack an asset; those are noted."""
     missing = _missing(request, folder, list(parts.values()))
     scenes = len({asset["id"] for asset in missing})
@@ -377,7 +378,7 @@ def _bandpass(landsat: Sequence[Scene], bands: Sequence[str]) -> dict[str, Any]:
 
 
 def _coarse(
-    request: Request, folder: Path, grid: GeoBox, parts: Parts, origin: dict[str, Any], keep: bool
+    request: Request, folder: Folder, grid: GeoBox, parts: Parts, origin: dict[str, Any], keep: bool
 ) -> xr.Dataset:
     """The daily coarse series: MODIS, and VIIRS where that goes on."""
     from stfgan_xr import continuity
@@ -441,9 +442,9 @@ def _from_pairs(request: Request) -> Source:
     return Source(landsat, modis, landsat.odc.geobox, ratio, request.bands, origin)
 
 
-def open_source(request: Request, folder: Path, keep: bool = True) -> Source:
+def open_source(request: Request, folder: str | Path | Folder, keep: bool = True) -> Source:
     """Find the imagery of a request; the scenes found are kept in ``items.json``.
 
     No pixels are read but, where MODIS ends, those that VIIRS is compared with it by; without ``keep`` not even those.
     """
-    return _from_pairs(request) if request.pairs else _from_catalog(request, folder, keep)
+    return _from_pairs(request) if request.pairs else _from_catalog(request, as_folder(folder), keep)

@@ -15,6 +15,7 @@ from pipelines.console import err, main, out
 from stfgan_xr import store, training
 from stfgan_xr.cluster import cores, limit_threads
 from stfgan_xr.errors import InputError
+from stfgan_xr.files import as_folder
 from stfgan_xr.learning import GANS, Gan, Recipe
 from stfgan_xr.plots import loss_curves
 from stfgan_xr.predictors.stages import ANCHORS, SCHEDULES, AnchorName, Schedule
@@ -23,7 +24,7 @@ LINES = 20
 """Plain lines of a run that is not on a terminal."""
 
 
-def _cubes(runs: list[Path] | None, pairs: Path | None) -> list[tuple[xr.Dataset, xr.Dataset]]:
+def _cubes(runs: list[str] | None, pairs: Path | None) -> list[tuple[xr.Dataset, xr.Dataset]]:
     if (not runs) == (pairs is None):
         raise InputError("name run folders with --cube, or own rasters with --pairs; one of them")
     if pairs is not None:
@@ -31,7 +32,8 @@ def _cubes(runs: list[Path] | None, pairs: Path | None) -> list[tuple[xr.Dataset
 
         found = read_pairs(pairs)
         return [(found.landsat(), found.modis())]
-    return [(store.open_cube(run / "landsat.zarr"), store.open_cube(run / "modis.zarr")) for run in runs or []]
+    folders = [as_folder(run) for run in runs or []]
+    return [(store.open_cube(run / "landsat.zarr"), store.open_cube(run / "modis.zarr")) for run in folders]
 
 
 class _Shown:
@@ -62,7 +64,7 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
 
 def command(
     cube: Annotated[
-        list[Path] | None, typer.Option(help="Run folder with landsat.zarr and modis.zarr; may be repeated.")
+        list[str] | None, typer.Option(help="Run folder with landsat.zarr and modis.zarr; may be repeated.")
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="pairs.toml of own rasters, instead of run folders.")] = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the weights and the run's state.")] = Path(

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from enum import IntFlag
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -248,7 +247,7 @@ def _grid(dataset: xr.Dataset) -> GeoBox:
     return grid
 
 
-def _write_block(path: Path, layout: store.Layout, block: store.Block, arrays: Arrays) -> dict[str, Any]:
+def _write_block(path: store.Where, layout: store.Layout, block: store.Block, arrays: Arrays) -> dict[str, Any]:
     nodata = (arrays["qa"] & np.uint16(Quality.NODATA)) != 0
     return store.write_block(path, layout, block, arrays, pixels=nodata.size, valid=int((~nodata).sum()))
 
@@ -291,7 +290,7 @@ class Job:
         coarse = self.modis.crop(cells, days[0] - more, days[-1] + more)
         return fine, coarse
 
-    def write_tasks(self, path: Path, pending: Iterable[store.Block]) -> Iterator[Delayed]:
+    def write_tasks(self, path: store.Where, pending: Iterable[store.Block]) -> Iterator[Delayed]:
         """One task for each block: fuse, write whole shards, return the record."""
         for block in pending:
             yield delayed(_write_block, pure=False)(path, self.layout, block, self.block(block))

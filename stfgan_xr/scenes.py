@@ -17,10 +17,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from stfgan_xr.days import solar_day
 from stfgan_xr.errors import InputError, SourceError
-from stfgan_xr.files import write_json
+from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.sensors import BANDS, SENSORS, Sensor
 
 _COMPOSITE_DAY = re.compile(r"\.A(\d{4})(\d{3})\.")
+ITEMS = "items.json"
 _PRODUCTION = re.compile(r"\.(\d{13})$")
 _UNSAFE = re.compile(r"[\x00-\x20\\\"'<>|^`{}]")
 
@@ -400,9 +401,11 @@ def deduplicate(scenes: Iterable[Scene]) -> tuple[Scene, ...]:
     return tuple(sorted(best.values(), key=lambda s: (s.day, s.moment, s.id)))
 
 
-def save_scenes(path: Path, fine: Sequence[Scene], coarse: Sequence[Scene]) -> None:
-    """Write ``items.json``: the same scenes give the same bytes."""
-    write_json(path, {name: [_plain(s) for s in scenes] for name, scenes in (("fine", fine), ("coarse", coarse))})
+def save_scenes(folder: str | Path | Folder, fine: Sequence[Scene], coarse: Sequence[Scene]) -> None:
+    """Write the ``items.json`` of a run folder: the same scenes give the same bytes."""
+    as_folder(folder).write_json(
+        ITEMS, {name: [_plain(s) for s in scenes] for name, scenes in (("fine", fine), ("coarse", coarse))}
+    )
 
 
 def _plain(scene: Scene) -> dict[str, Any]:
@@ -415,17 +418,22 @@ def _from_plain(document: dict[str, Any]) -> Scene:
     return Scene(**{**document, **lists, "day": day, "assets": assets})
 
 
-def read_scenes(path: Path) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
-    """The scenes of an ``items.json``: fine, coarse.
+def read_scenes(folder: str | Path | Folder) -> tuple[tuple[Scene, ...], tuple[Scene, ...]] | None:
+    """The scenes of a run folder's ``items.json``, fine and coarse, or None if it has none.
 
     Raises
     ------
     InputError
         If the file is damaged.
     """
+    content = as_folder(folder).read(ITEMS)
+    if content is None:
+        return None
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(content)
         fine, coarse = (tuple(_from_plain(scene) for scene in document[side]) for side in ("fine", "coarse"))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({one_line(error)}); choose another --out or add --overwrite") from None
+        raise InputError(
+            f"{folder}/{ITEMS} is damaged ({one_line(error)}); choose another --out or add --overwrite"
+        ) from None
     return fine, coarse

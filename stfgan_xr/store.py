@@ -1,23 +1,25 @@
-"""Cubes on disk: Zarr groups written block by block, so that a run can stop anywhere and go on.
+"""Cubes on a disk or in an object store: Zarr groups written block by block, so that a run can stop anywhere.
 
 A cube is created whole from its :class:`Layout` with status ``writing``. A block is one spatial tile over a run of
 days: whole shards of every variable, written by one task, then recorded in ``blocks/``. :func:`seal` sets the status to
-``complete`` when every block has its record. Readers refuse a cube that is not complete.
+``complete`` when every block has its record. Readers refuse a cube that is not complete, and a complete one without one
+of its shards.
+
+Nothing can be renamed in an object store: there a cube has the status ``creating`` until all of it is there, and again
+while it is deleted. For everybody that is no cube, and the next run clears it away.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
-import os
-import shutil
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,19 +30,27 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from xarray.backends import BackendArray
 from xarray.core import indexing
+from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import LocalStore, ObjectStore, WrapperStore
 
 from stfgan_xr.days import to_number
-from stfgan_xr.errors import IncompleteError, InputError, ResourceError
-from stfgan_xr.files import write_json
+from stfgan_xr.errors import IncompleteError, InputError
+from stfgan_xr.files import Folder, LocalFolder, ObjectFolder, as_folder
 from stfgan_xr.grid import Window, coarse_grid, georeference, tiles
 from stfgan_xr.sensors import FILL, SCALE, Observation, to_reflectance
 
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer, BufferPrototype
+
 Array = npt.NDArray[Any]
+Where = str | Path | Folder
+"""A cube's name: a local folder, or ``s3://bucket/prefix``."""
+ROOT = "zarr.json"
 RECORDS = "blocks"  # a Zarr group of its own: other files in a group make zarr warn
+CREATING = "creating"
 FINE, COARSE = ("time", "y", "x"), ("time", "yc", "xc")
 INNER_DAYS = 8
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -203,17 +213,61 @@ def _create_coordinates(group: zarr.Group, layout: Layout) -> None:
             _create_coordinate(group, f"{name}c", np.asarray(coarse[name].values), (f"{name}c",), standard)
 
 
-def _template(path: Path, layout: Layout, identity: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-    group = zarr.create_group(path, overwrite=True)
+class _Objects(ObjectStore[Any]):
+    """The objects of a folder as Zarr sees them; it travels to workers as the folder, and is opened there."""
+
+    def __init__(self, folder: ObjectFolder, *, read_only: bool = False) -> None:
+        super().__init__(folder.store, read_only=read_only)
+        self.folder = folder
+
+    def with_read_only(self, read_only: bool = False) -> _Objects:
+        return _Objects(self.folder, read_only=read_only)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        # Not every store knows conditional requests; some ignore them and overwrite.
+        if not await self.exists(key):
+            await self.set(key, value)
+
+    def __reduce__(self) -> Any:
+        return _opened, (self.folder, self.read_only)
+
+
+class _Complete(WrapperStore[Store]):
+    """The store of a complete cube, where every shard is: zarr reads fill where one is not, here that is an error."""
+
+    def __init__(self, store: Store, folder: Folder) -> None:
+        super().__init__(store)
+        self.folder = folder
+
+    def _with_store(self, store: Store) -> _Complete:
+        return _Complete(store, self.folder)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        found = await self._store.get(key, prototype, byte_range)
+        if found is None or not len(found):
+            raise IncompleteError(f"{self.folder} is damaged: {key} is gone; make the run again with --overwrite")
+        return found
+
+
+def _opened(folder: Folder, read_only: bool) -> Store:
+    if isinstance(folder, ObjectFolder):
+        return _Objects(folder, read_only=read_only)
+    assert isinstance(folder, LocalFolder)
+    return LocalStore(folder.path, read_only=read_only)
+
+
+def _template(folder: Folder, layout: Layout, identity: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    group = zarr.create_group(_opened(folder, False), attributes={"stfgan_xr": {"status": CREATING}})
     for name, variable in layout.variables.items():
         _create_variable(group, name, variable, layout)
     _create_coordinates(group, layout)
     shape = {"tile": layout.tile, "run": layout.run, "ratio": layout.ratio, "variables": list(layout.variables)}
-    group.attrs.update(
+    group.create_group(RECORDS)
+    # Last: from here on it is a cube.
+    group.attrs.put(
         {"Conventions": "CF-1.11", **georeference(layout.grid), **attributes}
         | {"stfgan_xr": {"status": "writing", "layout": shape, "identity": dict(identity)}}
     )
-    group.create_group(RECORDS)
 
 
 def full_identity(layout: Layout, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,7 +290,7 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def refuse_difference(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def refuse_difference(path: Where, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise :class:`InputError` naming what differs between two sets of parameters."""
     keys = [key for key in {**stored, **wanted} if stored.get(key) != wanted.get(key)]
     if keys:
@@ -245,14 +299,14 @@ def refuse_difference(path: Path, stored: Mapping[str, Any], wanted: Mapping[str
 
 
 def prepare(
-    path: Path, layout: Layout, identity: Mapping[str, Any], attributes: Mapping[str, Any] | None = None
+    path: Where, layout: Layout, identity: Mapping[str, Any], attributes: Mapping[str, Any] | None = None
 ) -> list[Block]:
     """Create a cube, or go on with the one that is there; the blocks still to be written, in order.
 
     Parameters
     ----------
     path
-        The Zarr group, a local folder.
+        The Zarr group: a local folder, or a prefix of an object store (``s3://bucket/run/fused.zarr``).
     layout
         Its grid, days, variables and block shape.
     identity
@@ -265,52 +319,66 @@ def prepare(
     InputError
         If a cube with another identity is there; the difference is named.
     """
-    wanted = json.loads(json.dumps(full_identity(layout, identity)))
-    if path.exists():
-        refuse_difference(path, _state(path)["identity"], wanted)
+    folder, wanted = as_folder(path), json.loads(json.dumps(full_identity(layout, identity)))
+    if _is_there(folder):
+        refuse_difference(folder, _state(folder)["identity"], wanted)
     else:
-        partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-        with translated_disk_errors(path):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            _template(partial, layout, wanted, attributes or {})
-            partial.rename(path)
-    done = {record.stem for record in (path / RECORDS).glob("t*.json")}
+        with folder.writing(), folder.building() as new:
+            new.delete(last=ROOT)
+            _template(new, layout, wanted, attributes or {})
+    done = _recorded(folder)
     return [block for block in layout.blocks() if block.name not in done]
 
 
-class translated_disk_errors:
-    """Turn a full, read-only or limited disk into :class:`~stfgan_xr.errors.ResourceError`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError) and error.errno in _NO_SPACE:
-            raise ResourceError(
-                f"cannot write {self.path}: {os.strerror(error.errno or 0)}; finished blocks are kept: "
-                "make room and run the same command again"
-            ) from error
-        if isinstance(error, PermissionError):
-            raise ResourceError(f"cannot write {self.path}: permission denied; choose another --out") from error
+def _is_there(folder: Folder) -> bool:
+    return folder.exists() and _status(_open(folder)) != CREATING
 
 
-def _open(path: Path) -> zarr.Group:
-    if not path.is_dir():
-        raise InputError(f"{path}: no such cube")
-    try:
-        return zarr.open_group(path, mode="r")
-    except (zarr.errors.GroupNotFoundError, FileNotFoundError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a Zarr group ({str(error).splitlines()[0]})") from None
+def _status(group: zarr.Group) -> Any:
+    state = group.attrs.get("stfgan_xr")
+    return state.get("status") if isinstance(state, dict) else None
 
 
-def _state(path: Path) -> dict[str, Any]:
-    state = _open(path).attrs.get("stfgan_xr")
+def remove(path: Where) -> None:
+    """Delete a cube, if there is one; a reader sees it whole or not at all."""
+    folder = as_folder(path)
+    if isinstance(folder, ObjectFolder) and folder.read(ROOT) is not None:
+        with folder.writing():
+            zarr.open_group(_opened(folder, False), mode="r+", zarr_format=3).attrs["stfgan_xr"] = {"status": CREATING}
+    folder.delete(last=ROOT)
+
+
+def _recorded(folder: Folder) -> set[str]:
+    """Names of the blocks that have a record."""
+    return {name.removesuffix(".json") for name in folder.names(RECORDS) if re.fullmatch(r"t.*\.json", name)}
+
+
+def records(path: Where) -> list[dict[str, Any]]:
+    """The records of a cube's blocks, in the order of their names."""
+    folder = as_folder(path)
+    names = [f"{RECORDS}/{name}.json" for name in sorted(_recorded(folder))]
+    return [json.loads(content) for content in folder.read_all(names)]
+
+
+def _open(folder: Folder) -> zarr.Group:
+    if isinstance(folder, LocalFolder) and not folder.path.is_dir():
+        raise InputError(f"{folder}: no such cube")
+    if isinstance(folder, ObjectFolder) and folder.read(ROOT) is None:
+        raise InputError(f"{folder}: {'not a Zarr group' if folder.exists() else 'no such cube'}")
+    with folder.reading():
+        try:
+            return zarr.open_group(_opened(folder, True), mode="r", zarr_format=3)
+        except (zarr.errors.GroupNotFoundError, ValueError, KeyError) as error:
+            raise InputError(f"{folder}: not a Zarr group ({str(error).splitlines()[0]})") from None
+
+
+def _state(folder: Folder) -> dict[str, Any]:
+    group = _open(folder)
+    if _status(group) == CREATING:
+        raise InputError(f"{folder}: no such cube, only the rest of one that was being created or deleted")
+    state = group.attrs.get("stfgan_xr")
     if not isinstance(state, dict) or not {"status", "layout", "identity"} <= set(state):
-        raise InputError(f"{path}: a Zarr group, but not a cube of stfgan_xr")
+        raise InputError(f"{folder}: a Zarr group, but not a cube of stfgan_xr")
     return dict(state)
 
 
@@ -322,7 +390,7 @@ def _digest(arrays: Mapping[str, Array]) -> str:
     return found.hexdigest()
 
 
-def write_block(path: Path, layout: Layout, block: Block, arrays: Mapping[str, Array], **notes: Any) -> dict[str, Any]:
+def write_block(path: Where, layout: Layout, block: Block, arrays: Mapping[str, Array], **notes: Any) -> dict[str, Any]:
     """Write one block, whole shards of every variable, then its record.
 
     Parameters
@@ -337,23 +405,25 @@ def write_block(path: Path, layout: Layout, block: Block, arrays: Mapping[str, A
     dict
         The record.
     """
-    group = zarr.open_group(path, mode="r+")
+    folder = as_folder(path)
+    with folder.writing():
+        group = zarr.open_group(_opened(folder, False), mode="r+", zarr_format=3)
     for name, variable in layout.variables.items():
-        array, region = group[name], layout.region(variable, block)
-        assert isinstance(array, zarr.Array)
+        region = layout.region(variable, block)
         expected = tuple(part.stop - part.start for part in region)
         if arrays[name].shape != expected or arrays[name].dtype != np.dtype(variable.dtype):
             found = f"{arrays[name].dtype} {arrays[name].shape}"
             raise ValueError(f"{name} of {block.name}: {found}, expected {variable.dtype} {expected}")
-        with translated_disk_errors(path):
+        with folder.writing():
+            array = group[name]
+            assert isinstance(array, zarr.Array)
             array.with_config({"write_empty_chunks": True})[region] = arrays[name]
     record = {"block": block.name, "sha256": _digest(arrays), **notes}
-    with translated_disk_errors(path):
-        write_json(path / RECORDS / f"{block.name}.json", record)
+    folder.write_json(f"{RECORDS}/{block.name}.json", record)
     return record
 
 
-def write_tasks(dataset: xr.Dataset, path: Path, layout: Layout, pending: Iterable[Block]) -> Iterator[Delayed]:
+def write_tasks(dataset: xr.Dataset, path: Where, layout: Layout, pending: Iterable[Block]) -> Iterator[Delayed]:
     """One task for each pending block of a lazy Dataset of counts: compute and write it, return the record."""
     for block in pending:
         rows, columns = block.window.slices
@@ -362,7 +432,7 @@ def write_tasks(dataset: xr.Dataset, path: Path, layout: Layout, pending: Iterab
         yield delayed(write_block, pure=False)(path, layout, block, arrays)
 
 
-def seal(path: Path) -> dict[str, Any]:
+def seal(path: Where) -> dict[str, Any]:
     """Mark a cube complete if all its blocks are recorded; its state, with count and digest of the records.
 
     Raises
@@ -370,33 +440,33 @@ def seal(path: Path) -> dict[str, Any]:
     IncompleteError
         If blocks are missing.
     """
-    group = zarr.open_group(path, mode="r+")
-    state = _state(path)
-    missing = missing_blocks(path)
+    folder = as_folder(path)
+    state, missing = _state(folder), missing_blocks(folder)
     if missing:
         raise IncompleteError(
-            f"{path}: {len(missing)} blocks are missing, first {missing[0]}; run the same command again"
+            f"{folder}: {len(missing)} blocks are missing, first {missing[0]}; run the same command again"
         )
     if state["status"] == "complete":
         return state
-    records = sorted((path / RECORDS).glob("t*.json"))
-    found = hashlib.sha256()
-    for record in records:
-        found.update(json.loads(record.read_text(encoding="utf-8"))["sha256"].encode())
-    state |= {"status": "complete", "blocks": len(records), "sha256": found.hexdigest()}
-    with translated_disk_errors(path):
-        group.attrs["stfgan_xr"] = state
+    found, written = hashlib.sha256(), records(folder)
+    for record in written:
+        found.update(record["sha256"].encode())
+    state |= {"status": "complete", "blocks": len(written), "sha256": found.hexdigest()}
+    with folder.writing():
+        zarr.open_group(_opened(folder, False), mode="r+", zarr_format=3).attrs["stfgan_xr"] = state
     return state
 
 
-def missing_blocks(path: Path) -> list[str]:
+def missing_blocks(path: Where) -> list[str]:
     """Names of the blocks of a cube that have no record."""
-    state, group = _state(path), _open(path)
-    first = group[state["layout"]["variables"][0]]
+    folder = as_folder(path)
+    state, group = _state(folder), _open(folder)
+    with folder.reading():
+        first = group[state["layout"]["variables"][0]]
     assert isinstance(first, zarr.Array)
     days, height, width = first.shape
     run, tile = state["layout"]["run"], state["layout"]["tile"]
-    done = {record.stem for record in (path / RECORDS).glob("t*.json")}
+    done = _recorded(folder)
     names = (
         Block(window, t, min(t + run, days)).name
         for t in range(0, days, run)
@@ -405,22 +475,23 @@ def missing_blocks(path: Path) -> list[str]:
     return [name for name in names if name not in done]
 
 
-def is_complete(path: Path) -> bool:
+def is_complete(path: Where) -> bool:
     """Whether a cube is there and complete."""
-    return path.is_dir() and _state(path)["status"] == "complete"
+    folder = as_folder(path)
+    return _is_there(folder) and _state(folder)["status"] == "complete"
 
 
-def identity_of(path: Path) -> dict[str, Any]:
+def identity_of(path: Where) -> dict[str, Any]:
     """The parameters a cube was made with, and the digest of its blocks (None while it is unfinished)."""
-    state = _state(path)
+    state = _state(as_folder(path))
     return {**state["identity"], "sha256": state.get("sha256")}
 
 
 class _Stored(BackendArray):
     """A stored array, decoded while it is read: counts become float32 reflectance, filled values NaN."""
 
-    def __init__(self, array: zarr.Array[Any], decode: bool) -> None:
-        self.array, self.decode = array, decode
+    def __init__(self, folder: Folder, array: zarr.Array[Any], decode: bool) -> None:
+        self.folder, self.array, self.decode = folder, array, decode
         self.shape = array.shape
         self.dtype = np.dtype("float32") if decode else array.dtype
 
@@ -428,7 +499,8 @@ class _Stored(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> Any:
-        values = np.asarray(self.array[key])
+        with self.folder.reading():
+            values = np.asarray(self.array[key])
         return to_reflectance(values) if self.decode else values
 
 
@@ -436,12 +508,12 @@ def _dims(array: zarr.Array[Any]) -> tuple[str | None, ...]:
     return getattr(array.metadata, "dimension_names", None) or ()
 
 
-def _variable(array: zarr.Array[Any], decode: bool) -> xr.Variable:
+def _variable(folder: Folder, array: zarr.Array[Any], decode: bool) -> xr.Variable:
     dims = _dims(array)
     scaled = decode and "scale_factor" in array.attrs
     dropped = {"coordinates"} | ({"_FillValue", "scale_factor", "add_offset"} if scaled else set())
     attributes = {key: value for key, value in array.attrs.items() if key not in dropped}
-    return xr.Variable(dims, indexing.LazilyIndexedArray(_Stored(array, scaled)), attributes)
+    return xr.Variable(dims, indexing.LazilyIndexedArray(_Stored(folder, array, scaled)), attributes)
 
 
 def _coordinates(group: zarr.Group) -> dict[str, xr.Variable]:
@@ -453,28 +525,37 @@ def _coordinates(group: zarr.Group) -> dict[str, xr.Variable]:
     return found | {"time": xr.Variable(("time",), days, {"standard_name": "time"})}
 
 
-def _open_dataset(path: Path, decode: bool, allow_incomplete: bool) -> xr.Dataset:
-    state = _state(path)
-    if state["status"] != "complete" and not allow_incomplete:
-        missing = missing_blocks(path)
+def _open_dataset(folder: Folder, decode: bool, allow_incomplete: bool) -> xr.Dataset:
+    state = _state(folder)
+    complete = state["status"] == "complete"
+    if not complete and not allow_incomplete:
+        missing = missing_blocks(folder)
         raise IncompleteError(
-            f"{path} is unfinished: {len(missing)} blocks are missing"
+            f"{folder} is unfinished: {len(missing)} blocks are missing"
             + (f", first {missing[0]}" if missing else "")
             + "; run the same command again to finish it, or pass allow_incomplete=True"
         )
-    group = _open(path)
-    names = state["layout"]["variables"]
-    variables = {name: _variable(group[name], decode) for name in names}  # type: ignore[arg-type]
-    return xr.Dataset(variables, _coordinates(group), dict(group.attrs))
+    group = _open(folder)
+    with folder.reading():
+        variables = {
+            name: _variable(folder, _shards(folder, name, complete), decode) for name in state["layout"]["variables"]
+        }
+        return xr.Dataset(variables, _coordinates(group), dict(group.attrs))
 
 
-def open_cube(path: str | Path, *, allow_incomplete: bool = False) -> xr.Dataset:
+def _shards(folder: Folder, name: str, complete: bool) -> zarr.Array[Any]:
+    whole = _opened(folder, True)
+    return zarr.open_array(_Complete(whole, folder) if complete else whole, path=name, mode="r", zarr_format=3)
+
+
+def open_cube(path: Where, *, allow_incomplete: bool = False) -> xr.Dataset:
     """A cube as float32 reflectance with NaN, read lazily: an index such as ``.isel(time=3)`` reads only that.
 
     Parameters
     ----------
     path
-        ``landsat.zarr``, ``modis.zarr`` or ``fused.zarr`` of a run folder.
+        ``landsat.zarr``, ``modis.zarr`` or ``fused.zarr`` of a run folder; ``s3://bucket/run/fused.zarr`` in an object
+        store.
     allow_incomplete
         Open a cube whose blocks are not all written; missing ones are NaN.
 
@@ -488,14 +569,16 @@ def open_cube(path: str | Path, *, allow_incomplete: bool = False) -> xr.Dataset
     InputError
         If there is no cube at ``path``.
     IncompleteError
-        If it is unfinished; the message counts the missing blocks.
+        If it is unfinished; the message counts the missing blocks. When values are read, if a shard is gone.
+    SourceError
+        If an object store cannot be read, also when values are.
     """
-    return _open_dataset(Path(path), True, allow_incomplete)
+    return _open_dataset(as_folder(path), True, allow_incomplete)
 
 
-def open_counts(path: str | Path, *, allow_incomplete: bool = False) -> xr.Dataset:
+def open_counts(path: Where, *, allow_incomplete: bool = False) -> xr.Dataset:
     """A cube as it is stored: int16 counts, without decoding."""
-    return _open_dataset(Path(path), False, allow_incomplete)
+    return _open_dataset(as_folder(path), False, allow_incomplete)
 
 
 def _slabs(array: zarr.Array[Any]) -> Iterator[Any]:
@@ -507,13 +590,17 @@ def _slabs(array: zarr.Array[Any]) -> Iterator[Any]:
         yield slice(start, start + step)
 
 
-def content_digest(path: str | Path) -> str:
+def content_digest(path: Where) -> str:
     """sha256 over all decoded arrays and coordinates; it does not depend on chunks or compression."""
-    group, found = _open(Path(path)), hashlib.sha256()
-    for name, array in sorted(group.arrays()):
-        found.update(f"{name} {array.dtype} {array.shape}".encode())
-        for part in _slabs(array):
-            found.update(np.ascontiguousarray(array[part]).tobytes())
+    folder, found = as_folder(path), hashlib.sha256()
+    group = _open(folder)
+    whole = set(_state(folder)["layout"]["variables"]) if _status(group) == "complete" else set()
+    with folder.reading():
+        for name, listed in sorted(group.arrays()):
+            array = _shards(folder, name, True) if name in whole else listed
+            found.update(f"{name} {array.dtype} {array.shape}".encode())
+            for part in _slabs(array):
+                found.update(np.ascontiguousarray(array[part]).tobytes())
     return found.hexdigest()
 
 

@@ -7,12 +7,16 @@ import os
 import socket
 import subprocess
 import sys
-from datetime import date
+from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from stfgan_xr import files
+from tests.object_server import Objects, serving
 
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -21,6 +25,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 # GDAL's own HTTP does not go through Python's sockets: a proxy that nobody listens at stops it.
 os.environ |= {"GDAL_HTTP_PROXY": "127.0.0.1:9", "NO_PROXY": "127.0.0.1,localhost", "GDAL_HTTP_MAX_RETRY": "0"}
 os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "NO_COLOR": "1"}
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "AKIACANARY", "AWS_SECRET_ACCESS_KEY": "SECRETCANARY", "AWS_SESSION_TOKEN": "TOKENCANARY",
+}  # fmt: skip
 
 _connect = socket.socket.connect
 
@@ -68,3 +76,29 @@ def finished(demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     command += ["--dates", "2020-03-01/2020-03-08", "--method", "delta", "--out", str(out)]
     subprocess.run(command, check=True, timeout=100)
     return out
+
+
+@pytest.fixture
+def objects(monkeypatch: pytest.MonkeyPatch) -> Iterator[Objects]:
+    """A running object store that the environment names, asked again without patience."""
+    backoff = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=5), "base": 2}
+    retry = {"max_retries": 3, "retry_timeout": timedelta(seconds=5), "backoff": backoff}
+    monkeypatch.setattr(files, "RETRY", retry)
+    monkeypatch.setattr(files, "CLIENT", files.CLIENT | {"timeout": timedelta(seconds=0.3)})
+    with serving() as running:
+        place = {"AWS_ENDPOINT_URL": running.address, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
+        for name, value in (CREDENTIALS | place).items():
+            monkeypatch.setenv(name, value)
+        running.secret = CREDENTIALS["AWS_ACCESS_KEY_ID"]
+        files.open_store.cache_clear()
+        yield running
+        files.open_store.cache_clear()
+
+
+@pytest.fixture(params=["disk", "objects"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> files.Folder:
+    """An empty run folder: on a disk, and in an object store."""
+    if request.param == "disk":
+        return files.as_folder(tmp_path / "run")
+    request.getfixturevalue("objects")
+    return files.as_folder("s3://bucket/some/run")

@@ -485,11 +485,11 @@ def many_scenes() -> list[Scene]:
 def test_the_order_and_repeats_of_an_answer_do_not_change_the_bytes(
     tmp_path_factory: pytest.TempPathFactory, shuffled: list[Scene], again: list[Scene]
 ) -> None:
-    expected, found = (tmp_path_factory.getbasetemp() / name for name in ("expected.json", "found.json"))
+    expected, found = (tmp_path_factory.getbasetemp() / name for name in ("expected", "found"))
     if not expected.exists():
         save_scenes(expected, deduplicate(many_scenes()), ())
     save_scenes(found, deduplicate(shuffled + again), ())
-    assert found.read_bytes() == expected.read_bytes()
+    assert (found / "items.json").read_bytes() == (expected / "items.json").read_bytes()
 
 
 # ---------------------------------------------------------------- items.json
@@ -500,8 +500,9 @@ def test_scenes_survive_being_written(tmp_path: Path) -> None:
         (landsat_scene(), landsat_scene(id="other", cloud=None)),
         (modis_scene(date(2020, 3, 1), "h28v06", "1"),),
     )
-    save_scenes(tmp_path / "items.json", fine, coarse)
-    assert read_scenes(tmp_path / "items.json") == (fine, coarse)
+    assert read_scenes(tmp_path) is None
+    save_scenes(tmp_path, fine, coarse)
+    assert read_scenes(tmp_path) == (fine, coarse)
 
 
 def _without(key: str) -> Callable[[dict[str, Any]], Any]:
@@ -534,12 +535,12 @@ def _with(key: str, value: Any) -> Callable[[dict[str, Any]], Any]:
 )  # fmt: skip
 def test_a_damaged_record_is_refused(tmp_path: Path, damage: Callable[[dict[str, Any]], Any]) -> None:
     path = tmp_path / "items.json"
-    save_scenes(path, (landsat_scene(),), ())
+    save_scenes(tmp_path, (landsat_scene(),), ())
     document = json.loads(path.read_text())
     damage(document)
     path.write_text(json.dumps(document))
     with pytest.raises(InputError, match="damaged"):
-        read_scenes(path)
+        read_scenes(tmp_path)
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"5", b"{", b"\xff\xfe"], ids=str)
@@ -547,7 +548,7 @@ def test_a_record_that_is_not_json_is_refused(tmp_path: Path, raw: bytes) -> Non
     path = tmp_path / "items.json"
     path.write_bytes(raw)
     with pytest.raises(InputError, match="damaged"):
-        read_scenes(path)
+        read_scenes(tmp_path)
 
 
 # ---------------------------------------------------------------- the demo world

@@ -46,7 +46,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
-def arguments(catalog: str, out: Path, method: str = "delta", dates: str = DATES) -> list[str]:
+def arguments(catalog: str, out: Path | str, method: str = "delta", dates: str = DATES) -> list[str]:
     return ["--catalog", catalog, "--dates", dates, "--method", method, "--out", str(out)]
 
 

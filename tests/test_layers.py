@@ -23,7 +23,8 @@ LAYERS: dict[str, int] = {
 }
 # Facts may use facts: the order in which layer 0 is built.
 WITHIN = {
-    ("days", "errors"), ("aoi", "errors"), ("grid", "errors"), ("grid", "aoi"), ("harmonise", "errors"), ("harmonise", "sensors"),
+    ("files", "errors"), ("days", "errors"), ("aoi", "errors"), ("grid", "errors"), ("grid", "aoi"),
+    ("harmonise", "errors"), ("harmonise", "sensors"),
     ("catalog", "scenes"), ("rasters", "remote"), ("rasters", "hdf5"), ("inspection", "catalog"), ("inspection", "scenes"),
     # A bracket is described where predictors are; the series that predictors see come from brackets.
     ("brackets", "predictors"), ("evaluation", "fusion"),
@@ -32,7 +33,8 @@ WITHIN = {
     ("gate", "learning"),
 }  # fmt: skip
 ONLY = {
-    "pystac": {"catalog"}, "pystac_client": {"catalog"}, "rasterio": {"rasters"}, "h5py": {"hdf5"}, "zarr": {"store"},
+    "obstore": {"files"}, "pystac": {"catalog"}, "pystac_client": {"catalog"}, "rasterio": {"rasters"}, "h5py": {"hdf5"},
+    "zarr": {"store"},
     "safetensors": {"checkpoint"}, "stackstac": {"load"}, "matplotlib": {"plots"},
     "distributed": {"cluster"}, "dask_cuda": {"cluster"}, "dask_jobqueue": {"cluster"},
     "torch": {"predictors", "cluster", "samples", "learning", "gate", "training"},

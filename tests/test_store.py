@@ -15,7 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stfgan_xr import errors, files, store
+from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import Window
+from tests.conftest import CREDENTIALS
+from tests.object_server import Objects, always
 from tests.synthetic import Scene, day, grid
 
 
@@ -29,7 +32,7 @@ def random_block(layout: store.Layout, block: store.Block, rng: np.random.Genera
     return {n: rng.integers(0, 9000, shape).astype(v.dtype) for n, v in layout.variables.items()}
 
 
-def write_all(path: Path, layout: store.Layout) -> dict[str, np.ndarray]:
+def write_all(path: store.Where, layout: store.Layout) -> dict[str, np.ndarray]:
     rng, whole = np.random.default_rng(1), {}
     for name, variable in layout.variables.items():
         whole[name] = np.zeros((len(layout.days), *layout.shape), variable.dtype)
@@ -41,11 +44,11 @@ def write_all(path: Path, layout: store.Layout) -> dict[str, np.ndarray]:
     return whole
 
 
-def test_round_trip_of_counts_and_reflectance(tmp_path: Path) -> None:
+def test_round_trip_of_counts_and_reflectance(folder: Folder) -> None:
     layout = small_layout()
-    whole = write_all(tmp_path / "a.zarr", layout)
-    store.seal(tmp_path / "a.zarr")
-    counts, cube = store.open_counts(tmp_path / "a.zarr"), store.open_cube(tmp_path / "a.zarr")
+    whole = write_all(folder / "a.zarr", layout)
+    store.seal(folder / "a.zarr")
+    counts, cube = store.open_counts(folder / "a.zarr"), store.open_cube(folder / "a.zarr")
     for name, values in whole.items():
         np.testing.assert_array_equal(counts[name].values, values)
     assert cube.red.dtype == np.float32
@@ -54,10 +57,10 @@ def test_round_trip_of_counts_and_reflectance(tmp_path: Path) -> None:
     assert [str(t)[:10] for t in cube.time.values] == [d.isoformat() for d in layout.days]
 
 
-def test_a_window_of_a_pickled_cube_reads_the_same(tmp_path: Path) -> None:
-    whole = write_all(tmp_path / "a.zarr", small_layout())
-    store.seal(tmp_path / "a.zarr")
-    part = store.open_counts(tmp_path / "a.zarr").isel(time=[1, 7], x=slice(3, 70))
+def test_a_window_of_a_pickled_cube_reads_the_same(folder: Folder) -> None:
+    whole = write_all(folder / "a.zarr", small_layout())
+    store.seal(folder / "a.zarr")
+    part = store.open_counts(folder / "a.zarr").isel(time=[1, 7], x=slice(3, 70))
     again = pickle.loads(pickle.dumps(part))
     np.testing.assert_array_equal(again.nir.values, whole["nir"][[1, 7], :, 3:70])
 
@@ -71,16 +74,16 @@ def test_plain_xarray_sees_values_mask_and_georeference(tmp_path: Path) -> None:
     assert plain.red.encoding["_FillValue"] == -32768
 
 
-def test_unwritten_pixels_are_nothing_never_zero(tmp_path: Path) -> None:
-    layout, path = small_layout(), tmp_path / "a.zarr"
+def test_unwritten_pixels_are_nothing_never_zero(folder: Folder) -> None:
+    layout, path = small_layout(), folder / "a.zarr"
     store.prepare(path, layout, {})
     cube = store.open_cube(path, allow_incomplete=True)
     assert np.isnan(cube.red.values).all()
     assert (cube.qa.values == 1).all()
 
 
-def test_unfinished_cube_is_refused_and_says_what_is_missing(tmp_path: Path) -> None:
-    layout, path = small_layout(), tmp_path / "a.zarr"
+def test_unfinished_cube_is_refused_and_says_what_is_missing(folder: Folder) -> None:
+    layout, path = small_layout(), folder / "a.zarr"
     pending = store.prepare(path, layout, {})
     store.write_block(path, layout, pending[0], random_block(layout, pending[0], np.random.default_rng(0)))
     with pytest.raises(errors.IncompleteError, match=f"{len(pending) - 1} blocks are missing, first {pending[1].name}"):
@@ -90,8 +93,8 @@ def test_unfinished_cube_is_refused_and_says_what_is_missing(tmp_path: Path) -> 
     assert store.prepare(path, layout, {}) == pending[1:]
 
 
-def test_other_parameters_are_refused_with_the_difference(tmp_path: Path) -> None:
-    path = tmp_path / "a.zarr"
+def test_other_parameters_are_refused_with_the_difference(folder: Folder) -> None:
+    path = folder / "a.zarr"
     store.prepare(path, small_layout(), {"method": "delta"})
     with pytest.raises(errors.InputError, match='method was "delta", now "linear"'):
         store.prepare(path, small_layout(), {"method": "linear"})
@@ -110,8 +113,8 @@ def test_not_a_cube(tmp_path: Path) -> None:
         store.open_cube(tmp_path / "other.zarr")
 
 
-def test_wrong_shape_or_type_never_reaches_the_store(tmp_path: Path) -> None:
-    layout, path = small_layout(), tmp_path / "a.zarr"
+def test_wrong_shape_or_type_never_reaches_the_store(folder: Folder) -> None:
+    layout, path = small_layout(), folder / "a.zarr"
     block = store.prepare(path, layout, {})[0]
     arrays = random_block(layout, block, np.random.default_rng(0))
     with pytest.raises(ValueError, match="expected int16"):
@@ -132,11 +135,11 @@ def test_a_flipped_bit_is_an_error_not_a_pixel(tmp_path: Path) -> None:
         store.open_counts(tmp_path / "a.zarr").red.values.sum()
 
 
-def test_digest_depends_on_content_not_on_blocks(tmp_path: Path) -> None:
+def test_digest_depends_on_content_not_on_blocks(folder: Folder) -> None:
     scene = Scene(days=12)
     digests = []
     for name, tile, run in (("a", 64, 3), ("b", 96, 12)):
-        path, bands = tmp_path / f"{name}.zarr", ("red", "nir")
+        path, bands = folder / f"{name}.zarr", ("red", "nir")
         layout = store.dataset_layout(scene.modis, scene.coarse, bands, tile=tile, run=run)
         for task in store.write_tasks(scene.modis.chunk(time=5), path, layout, store.prepare(path, layout, {})):
             task.compute(scheduler="synchronous")
@@ -190,3 +193,137 @@ def test_json_is_replaced_in_one_step(tmp_path: Path) -> None:
     files.write_json(tmp_path / "a.json", {"b": 1})
     assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+# ---------------------------------------------------------------- in an object store
+
+
+def test_a_cube_in_an_object_store_is_that_of_a_disk_byte_by_byte(tmp_path: Path, objects: Objects) -> None:
+    for path in (tmp_path / "a.zarr", as_folder("s3://bucket/a.zarr")):
+        write_all(path, small_layout())
+        store.seal(path)
+    on_disk = {str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert objects.stored == on_disk
+    assert store.content_digest("s3://bucket/a.zarr") == store.content_digest(tmp_path / "a.zarr")
+
+
+def test_fill_is_written_too(folder: Folder) -> None:
+    layout = small_layout()
+    for block in store.prepare(folder, layout, {}):
+        shape = (block.last - block.first, *block.window.shape)
+        store.write_block(
+            folder, layout, block, {n: np.full(shape, v.fill, v.dtype) for n, v in layout.variables.items()}
+        )
+    store.seal(folder)
+    assert np.isnan(store.open_cube(folder).red.values).all()
+
+
+@pytest.mark.parametrize("step", ["_create_variable", "_create_coordinates"])
+def test_a_cube_whose_creation_ended_early_is_none_and_is_begun_anew(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = folder / "a.zarr"
+    real = getattr(store, step)
+
+    def killed(*arguments: object) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.prepare(path, small_layout(), {"seed": 0})
+    with pytest.raises(errors.InputError, match="no such cube"):
+        store.open_cube(path, allow_incomplete=True)
+    assert not store.is_complete(path)
+    write_all(path, small_layout(days=3))
+    store.seal(path)
+    write_all(folder / "b.zarr", small_layout(days=3))
+    assert store.content_digest(path) == store.content_digest(folder / "b.zarr")
+
+
+def test_a_removed_cube_is_gone(folder: Folder) -> None:
+    write_all(folder / "a.zarr", small_layout())
+    store.remove(folder / "a.zarr")
+    store.remove(folder / "a.zarr")
+    assert not (folder / "a.zarr").exists()
+
+
+def test_a_cube_whose_removal_ended_early_is_none(objects: Objects) -> None:
+    path = as_folder("s3://bucket/a.zarr")
+    write_all(path, small_layout())
+    store.seal(path)
+    objects.fault = always("500", "POST", "")
+    with pytest.raises(errors.ResourceError):
+        store.remove(path)
+    objects.fault = always("", "none", "")
+    with pytest.raises(errors.InputError, match="only the rest of one that was being created or deleted"):
+        store.open_cube(path)
+    assert len(store.prepare(path, small_layout(), {})) > 0
+    assert not [key for key in objects.stored if "/c/" in key and key.split("/")[1] in ("red", "nir", "qa")]
+
+
+def test_what_others_put_there_is_not_touched(objects: Objects) -> None:
+    objects.stored["a.zarr/.zgroup"] = b"{}"
+    with pytest.raises(errors.InputError, match=r"s3://bucket/a\.zarr: not a Zarr group"):
+        store.prepare("s3://bucket/a.zarr", small_layout(), {})
+    assert objects.stored == {"a.zarr/.zgroup": b"{}"}
+
+
+@pytest.mark.parametrize("fault", ["500", "403", "reset"])
+def test_a_shard_that_cannot_be_written_is_an_error_and_no_record(objects: Objects, fault: str) -> None:
+    layout = small_layout()
+    block = store.prepare("s3://bucket/a.zarr", layout, {})[0]
+    objects.fault = always(fault, "PUT", "/nir/c/")
+    with pytest.raises(errors.ResourceError, match=r"cannot write s3://bucket/a\.zarr"):
+        store.write_block("s3://bucket/a.zarr", layout, block, random_block(layout, block, np.random.default_rng(0)))
+    assert store.missing_blocks("s3://bucket/a.zarr")[0] == block.name
+
+
+@pytest.mark.parametrize("part", ["whole", "chunk"])
+@pytest.mark.parametrize("fault", ["500", "403", "404", "reset", "cut"])
+def test_a_shard_that_cannot_be_read_is_an_error_not_fill(objects: Objects, fault: str, part: str) -> None:
+    whole = write_all("s3://bucket/a.zarr", small_layout())
+    store.seal("s3://bucket/a.zarr")
+    window = (slice(None), slice(5), slice(5)) if part == "chunk" else ...
+    for cube in (store.open_cube("s3://bucket/a.zarr"), store.open_counts("s3://bucket/a.zarr")):
+        objects.fault = always(fault, "GET", "/red/c/")
+        with pytest.raises((errors.SourceError, errors.IncompleteError), match=r"s3://bucket/a\.zarr"):
+            cube.red[window].load()
+    objects.fault = always(fault, "GET", "/red/c/", 0 if fault in ("403", "404") else 1)
+    np.testing.assert_array_equal(cube.red[window].values, whole["red"][window])
+    objects.fault = always(fault, "GET", "/red/c/")
+    with pytest.raises((errors.SourceError, errors.IncompleteError)):
+        store.content_digest("s3://bucket/a.zarr")
+
+
+@pytest.mark.parametrize("left", [None, b""], ids=["gone", "empty"])
+def test_a_shard_that_is_gone_from_a_complete_cube_is_an_error_not_fill(tmp_path: Path, left: bytes | None) -> None:
+    write_all(tmp_path / "a.zarr", small_layout())
+    store.seal(tmp_path / "a.zarr")
+    shard = next(p for p in (tmp_path / "a.zarr" / "red" / "c").rglob("*") if p.is_file())
+    shard.unlink()
+    if left is not None:
+        shard.write_bytes(left)
+    cube = store.open_cube(tmp_path / "a.zarr")
+    with pytest.raises(errors.IncompleteError, match=r"a\.zarr is damaged: red/c/.* is gone"):
+        cube.red.load()
+    with pytest.raises(errors.IncompleteError):
+        store.content_digest(tmp_path / "a.zarr")
+
+
+def test_what_travels_to_workers_is_small_and_holds_no_secret(objects: Objects) -> None:
+    layout = small_layout()
+    write_all("s3://bucket/a.zarr", layout)
+    store.seal("s3://bucket/a.zarr")
+    cube = store.open_cube("s3://bucket/a.zarr")
+    pickled = pickle.dumps(cube)
+    assert len(pickled) < 20_000
+    task = next(store.write_tasks(cube.chunk(), as_folder("s3://bucket/b.zarr"), layout, layout.blocks()))
+    for text in (pickled, pickle.dumps(dict(task.__dask_graph__()))):
+        assert not any(secret.encode() in text for secret in CREDENTIALS.values())
+    files.open_store.cache_clear()
+    objects.requests.clear()
+    again = pickle.loads(pickled)
+    assert objects.requests == []
+    xr.testing.assert_identical(again.load(), cube.load())
