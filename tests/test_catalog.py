@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from odc.geo.geom import Geometry
 
 from stfgan_xr import catalog as subject
-from stfgan_xr.aoi import read_aoi
+from stfgan_xr.aoi import middle, read_aoi
 from stfgan_xr.catalog import Catalog, open_catalog, search
 from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.scenes import Scene, Side, check_href, deduplicate, read_scenes, save_scenes, to_scene
@@ -814,6 +814,96 @@ def test_an_item_that_comes_twice_does_not_hide_another_that_does_not(demo_world
             found_in(demo_world, replace(side, api=url))
 
 
+class Odd(Api):
+    """Counts or loses items in a way that depends on what it is asked for and how often."""
+
+    def __init__(
+        self,
+        items: list[dict[str, Any]],
+        count: Callable[[dict[str, Any]], int],
+        lost: Callable[[dict[str, Any], int], list[int]] = lambda query, search: [],
+    ) -> None:
+        super().__init__(items)
+        self.count_of, self.lost, self.searches, self.all = count, lost, 0, items
+
+    def __call__(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        query = json.loads(body) if body else {}
+        if "collections" in query:
+            self.searches += "token" not in query
+            lost = self.lost(query, self.searches)
+            self.items = [item for number, item in enumerate(self.all) if number not in lost]
+            self.stated = {"numberMatched": self.count_of(query)}
+        return super().__call__(method, path, body)
+
+
+def asked_odd(folder: Path, api: Odd, **changes: Any) -> set[str]:
+    side = demo(folder).fine
+    assert side is not None
+    with served(api) as (url, _):
+        api.url = url
+        found = found_in(folder, replace(side, api=url, **changes), date(2020, 1, 1), date(2020, 12, 31))
+    return {scene.id for scene in found}
+
+
+@pytest.fixture(scope="module")
+def seven(demo_world: Path) -> list[dict[str, Any]]:
+    return absolute(demo_world, demo_items(demo_world, "landsat-c2-l2"))[:7]
+
+
+@pytest.mark.parametrize("number", [100_000, 3_500_000])
+def test_an_estimate_is_not_held_against_an_answer_that_comes_twice(
+    demo_world: Path, seven: list[dict[str, Any]], number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    # pgstac with context = auto: the planner's number of rows.
+    api = Odd(seven, lambda query: number)
+    expected = asked_odd(demo_world, Odd(seven, lambda query: 7))
+    assert asked_odd(demo_world, api, page=6) == expected
+    first, second = (query for query in api.queries if "token" not in query)
+    assert (first["limit"], second["limit"]) == (6, 3)
+    assert f"states {number} items, 7 came twice" in caplog.text
+
+
+def test_a_number_below_that_is_no_estimate(demo_world: Path, seven: list[dict[str, Any]]) -> None:
+    with pytest.raises(SourceError, match="99999 items match, but only 7 came"):
+        asked_odd(demo_world, Odd(seven, lambda query: 99_999))
+
+
+@pytest.mark.parametrize("lost", [[0], [2, 3], [6], [0, 1, 2, 3, 4, 5, 6]], ids=str)
+def test_what_is_lost_once_comes_the_second_time(
+    demo_world: Path, seven: list[dict[str, Any]], lost: list[int]
+) -> None:
+    expected = asked_odd(demo_world, Odd(seven, lambda query: 7))
+    api = Odd(seven, lambda query: 7, lambda query, search: lost if search == 1 else [])
+    assert asked_odd(demo_world, api) == expected
+    assert api.searches == 2
+
+
+def test_what_is_lost_at_the_borders_of_pages_is_put_together(demo_world: Path, seven: list[dict[str, Any]]) -> None:
+    api = Odd(seven, lambda query: 7, lambda query, search: [3] if query["limit"] == 250 else [1, 5])
+    assert asked_odd(demo_world, api) == asked_odd(demo_world, Odd(seven, lambda query: 7))
+
+
+def test_a_server_that_loses_other_items_each_time_is_refused_even_if_it_estimates(
+    demo_world: Path, seven: list[dict[str, Any]]
+) -> None:
+    api = Odd(seven, lambda query: 200_000, lambda query, search: [search])
+    with pytest.raises(SourceError, match="200000 items match, but only 7 came, also when asked again"):
+        asked_odd(demo_world, api)
+
+
+def test_a_count_of_yesterday_is_counted_anew(demo_world: Path, seven: list[dict[str, Any]]) -> None:
+    # pgstac keeps the count of a search for a day; an item was deleted since.
+    api = Odd(seven, lambda query: 8 if query["datetime"].endswith("T23:59:59Z") else 7)
+    assert asked_odd(demo_world, api) == asked_odd(demo_world, Odd(seven, lambda query: 7))
+    assert api.searches == 2
+
+
+def test_an_answer_that_is_whole_is_asked_for_once(demo_world: Path, seven: list[dict[str, Any]]) -> None:
+    api = Odd(seven, lambda query: 7)
+    asked_odd(demo_world, api)
+    assert api.searches == 1
+
+
 @pytest.mark.parametrize(
     "stated", [{}, {"numberMatched": None}, {"numberMatched": "many"}, {"context": 7}, {"numberMatched": 1}]
 )
@@ -928,6 +1018,68 @@ def test_a_composite_whose_id_and_metadata_disagree_is_refused(shared_data: Path
 )  # fmt: skip
 def test_items_across_the_antimeridian_are_found(bbox: list[float], meets: bool) -> None:
     assert subject._overlaps({"bbox": bbox}, read_aoi("179.5,-18,179.9,-17")) is meets
+
+
+@pytest.mark.parametrize(
+    ("bbox", "meets"),
+    [
+        ([170, -20, 180, -10], True), ([-180, -20, -170, -10], True), ([179, -20, -179, -10], True),
+        ([-170, -20, -160, -10], False), ([0, -20, 10, -10], False), ([170, -10, 180, 0], False),
+        ([160, -20, 179.4, -10], False), ([-179.4, -20, 170, -10], False), ([-180, -20, 180, -10], True),
+    ],
+)  # fmt: skip
+def test_an_area_across_the_antimeridian_finds_what_lies_on_either_side(bbox: list[float], meets: bool) -> None:
+    assert subject._overlaps({"bbox": bbox}, read_aoi("179.5,-18,-179.5,-17")) is meets
+
+
+@pytest.mark.parametrize(
+    ("area", "moment", "day"),
+    [
+        ("179.85,-17,179.95,-16.9", "2020-02-28T12:00:59Z", "2020-02-29"),
+        ("179.85,-17,179.95,-16.9", "2020-02-28T12:00:00Z", "2020-02-28"),
+        ("179.85,-17,179.95,-16.9", "2020-02-29T23:59:59.999Z", "2020-03-01"),
+        ("-179.95,-17,-179.85,-16.9", "2020-03-01T11:59:00Z", "2020-02-29"),
+        ("-179.95,-17,-179.85,-16.9", "2020-03-01T11:59:59.999Z", "2020-03-01"),
+        ("-179.95,-17,-179.85,-16.9", "2020-12-31T23:59:59.999Z", "2020-12-31"),
+        ("-179.95,-17,-179.85,-16.9", "2021-01-01T00:00:00Z", "2020-12-31"),
+        ("179.9,-17,-179.8,-16.9", "2020-12-31T12:05:00Z", "2020-12-31"),  # its middle lies at 179.95 west
+        ("179.8,-17,-179.9,-16.9", "2020-12-31T12:05:00Z", "2021-01-01"),
+        ("-0.05,10,0.05,10.1", "2020-02-29T23:59:59.999Z", "2020-02-29"),
+        ("-0.05,10,0.05,10.1", "2019-02-28T23:59:59.999999Z", "2019-02-28"),
+    ],
+)
+@pytest.mark.parametrize("key", ["datetime", "start_datetime"])
+def test_a_day_of_a_search_is_the_solar_day_of_its_area(area: str, moment: str, day: str, key: str) -> None:
+    item = landsat_item(datetime=None) | {"stac_version": "1.0.0", "links": [], "geometry": None}
+    item["properties"][key] = moment
+    item["properties"].setdefault("datetime", None)
+    api = Api([item])
+    polygon, wanted, found = read_aoi(area), date.fromisoformat(day), {}
+    with served(api) as (url, _):
+        api.url = url
+        for off in (-1, 0, 1):
+            asked = wanted + timedelta(days=off)
+            found[off] = search(at(url, kind="fine"), polygon, asked, asked, middle(polygon)[0], BANDS)
+    assert {off: [scene.day for scene in scenes] for off, scenes in found.items()} == {-1: [], 0: [wanted], 1: []}
+    # A server filters by the UTC time: what it is asked for must hold the scene.
+    first, last = api.queries[1]["datetime"].split("/")
+    assert first <= moment <= last
+
+
+@pytest.mark.parametrize(("stated", "day"), [("2020060", "2020-02-29"), ("2020366", "2020-12-31"), ("2019365", "2019-12-31"), ("2021001", "2021-01-01")])  # fmt: skip
+@pytest.mark.parametrize("longitude", [-179.9, 0.0, 179.9])
+def test_a_composite_keeps_its_stated_day_anywhere(stated: str, day: str, longitude: float) -> None:
+    side = pc_side("coarse").select(None, ("red",))
+    roles = dict(side.collections[0].assets)
+    assets = {name: {"href": f"https://modiseuwest.blob.core.windows.net/{name}.tif"} for (name,) in roles.values()}
+    start = date.fromisoformat(day) - timedelta(days=8)
+    item = {
+        "id": f"MCD43A4.A{stated}.h00v10.061.2021050035331", "collection": "modis-43A4-061", "assets": assets,
+        "properties": {"datetime": None, "start_datetime": f"{start}T00:00:00Z", "end_datetime": f"{day}T23:59:59.999Z"},
+    }  # fmt: skip
+    scene = to_scene(item, side, longitude, ("red",))
+    assert scene is not None
+    assert scene.day.isoformat() == day
 
 
 def test_a_coastline_of_many_vertices_is_simplified_outwards() -> None:

@@ -216,3 +216,20 @@ def test_days_outside_the_range_do_not_come(toml: Path, demo_world: Path) -> Non
     assert came == {day.isoformat()}
     near = {day + timedelta(days=n) for n in (-1, 0, 1)}
     assert {scene.day for scene in search(side_of(toml, "fine"), area, min(near), max(near), 114.05)} <= near
+
+
+def test_a_count_that_the_server_keeps_after_a_deletion_is_counted_anew(
+    toml: Path, api: str, demo_world: Path, files: Server
+) -> None:
+    name = "landsat-recounted"
+    collection = json.loads((demo_world / COLLECTIONS[0] / "collection.json").read_text())
+    load(api, collection | {"id": name}, remote(demo_world, files, COLLECTIONS[0]))
+    side = side_of(toml, "fine")
+    side = replace(side, collections=(replace(side.collections[0], name=name),))
+    area = read_aoi(demo_world / "aoi.geojson")
+    before = {item["id"] for item in subject._from_api(side, area, *YEAR)}
+    gone = min(before)
+    send("DELETE", f"{api}/collections/{name}/items/{gone}")
+    query = {"collections": [name], "intersects": area.json, "datetime": "2020-01-01T00:00:00Z/2020-12-31T23:59:59Z"}
+    assert subject._matched(send("POST", f"{api}/search", query)) == len(before)
+    assert {item["id"] for item in subject._from_api(side, area, *YEAR)} == before - {gone}
