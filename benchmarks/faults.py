@@ -42,6 +42,7 @@ from stfgan_xr.grid import nested_grid
 from stfgan_xr.load import load
 from stfgan_xr.rasters import AssetReader, Resampling, write_cog
 from stfgan_xr.sensors import BANDS
+from tests import test_hdf5, viirs
 from tests.range_server import Server, serving
 from tests.test_rasters import (
     reader,
@@ -318,6 +319,41 @@ def changes(folder: Path, requests: int = 6) -> Iterator[Figure]:
                 for number in range(requests):
                     counts[outcome(remote(server.url(f"{how.format(number)}/{kind}.tif")), VALUES, other)] += 1
             yield Figure(3, what, requests * len(kinds), counts, counts["wrong"] == 0 or "not detectable" in what)
+
+
+def fields(folder: Path, offsets: int = 50, requests: int = 6) -> Iterator[Figure]:
+    """The same of fields of HDF5 files, which h5py reads over ranges."""
+    served = folder / "fields"
+    served.mkdir()
+    first, other = (np.random.default_rng(seed).integers(0, 6000, test_hdf5.SHAPE).astype("int16") for seed in (0, 1))
+    for name, counts in (("a.h5", first), ("a.h5.next", other)):
+        viirs.write(served / name, test_hdf5.AFFINE, viirs.fields_of({"red": counts}))
+    raw = (served / "a.h5").read_bytes()
+    field = f"#{viirs.FIELDS}/{viirs.REFLECTANCE}_M5"
+
+    def outcome_of(path: str) -> str:
+        try:
+            found = test_hdf5.whole(test_hdf5.reader(path + field))
+        except SourceError:
+            return "error"
+        return "right" if any(np.array_equal(found, one) for one in right) else "wrong"
+
+    right = [test_hdf5.whole(test_hdf5.reader(f"{served / name}{field}")) for name in ("a.h5", "a.h5.next")]
+    with impatient(), serving(served, folder / "fields.log") as server:
+        for how in ("files", "connections"):
+            counts = {"error": 0, "right": 0, "wrong": 0}
+            for number, offset in enumerate(np.linspace(0, len(raw) - 1, offsets).astype(int)):
+                path = f"cut-{offset}/a.h5"
+                if how == "files":
+                    path = f"ok/cut-{number}.h5"
+                    (served / f"cut-{number}.h5").write_bytes(raw[:offset])
+                counts[outcome_of(server.url(path))] += 1
+            yield Figure(3, f"{how} cut, HDF5", offsets, counts, counts["wrong"] == 0)
+        for what, behaviour in (("other bytes, HDF5", "garbage-{}-999"), ("another version, HDF5", "etag-{}")):
+            counts = {"error": 0, "right": 0, "wrong": 0}
+            for number in range(requests):
+                counts[outcome_of(server.url(f"{behaviour.format(number)}/a.h5"))] += 1
+            yield Figure(3, what, requests, counts, counts["wrong"] == 0)
 
 
 # ---------------------------------------------------------------- 4 what is not there
@@ -696,7 +732,7 @@ def figures(folder: Path, rows: set[int]) -> Iterator[Figure]:
         at = stack.enter_context(place(folder, world))
         for row, steps in {
             1: (partial(tokens, at),), 2: (partial(random_faults, at),),
-            3: (partial(cuts, folder), partial(changes, folder)), 4: (partial(missing, at),),
+            3: (partial(cuts, folder), partial(changes, folder), partial(fields, folder)), 4: (partial(missing, at),),
             5: (partial(shifts, folder), partial(warps, folder)), 6: (partial(orders, world, folder),),
             14: (partial(addresses, folder, world), partial(bombs, folder)), 15: (partial(secrets, at),),
             17: (partial(dates, world),),
