@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,12 @@ from stfgan_xr.sensors import BANDS, SENSORS, field_of
 
 LARGEST_FILE = 64 * 2**20
 _EVERYWHERE = ("*", "http://*")
+_OTHERWISE = {
+    r"(MOD|MYD|modis-)13[AQC]": "an index of vegetation of 16 days, not reflectance of a day; use modis-43A4-061, or "
+    "modis-09Q1-061 for red and nir of 250 m",
+    r"landsat.*-l1|landsat-8-c2-l2": "use landsat-c2-l2, surface reflectance of Landsat 4 to 9",
+}
+"""Collections one might try, by a pattern of their names, and what to use instead."""
 
 
 def collections() -> Iterator[tuple[Side, Collection]]:
@@ -76,10 +83,20 @@ def understand(item: Mapping[str, Any]) -> dict[str, Any]:
             if item.get("collection") in (collection.name, *collection.also)
         ]
         if not fitting:
-            return {"id": name, "unused": f"collection {item.get('collection')!r} is in none of the catalogs"}
+            return {"id": name, "unused": _unknown(item)}
         return _first_scene(item, fitting)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         return {"id": name, "unused": f"malformed: {error!r}"}
+
+
+def _unknown(item: Mapping[str, Any]) -> str:
+    """Why an item is of no collection of the catalogs, and what to do."""
+    if item.get("type") in ("Catalog", "Collection"):
+        return f"a {item['type']}, not an item; give one of its items"
+    name = item.get("collection")
+    instead = next((text for pattern, text in _OTHERWISE.items() if re.match(pattern, str(name))), None)
+    advice = instead or "python -m pipelines.catalogs lists what is; a catalog of your own (TOML) can name others"
+    return f"collection {name!r} is in none of the catalogs: {advice}"
 
 
 def _first_scene(item: Mapping[str, Any], fitting: list[tuple[Side, Collection]]) -> dict[str, Any]:
@@ -95,7 +112,8 @@ def _first_scene(item: Mapping[str, Any], fitting: list[tuple[Side, Collection]]
         try:
             scene = to_scene(local, anywhere, _longitude(item), bands)
         except SourceError as error:
-            reasons.append(str(error))
+            own = "; a catalog of your own (TOML) can name them" if "has no asset" in str(error) else ""
+            reasons.append(f"{error}{own}")
             continue
         if scene is not None:
             return _plain(scene, item, side, collection, bands)

@@ -353,7 +353,8 @@ def _scene(
         asset = collection.asset(item, role)
         if asset is None:
             wanted = " or ".join(dict(collection.assets).get(role, (role,)))
-            raise SourceError(f"item {name} of catalog {side.catalog} has no asset {wanted!r} ({role})")
+            has = ", ".join(sorted(map(str, item["assets"])))[:200] or "none"
+            raise SourceError(f"item {name} of catalog {side.catalog} has no asset {wanted!r} ({role}); it has {has}")
         if role in bands:
             _check_coding(item, role, asset, sensor, collection.misstated)
         href = str(asset["href"])

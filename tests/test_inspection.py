@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pyproj import CRS
 
@@ -66,6 +68,18 @@ FILES: dict[str, dict[str, str]] = {
     "hls-l30": {"blue": "B02", "green": "B03", "red": "B04", "nir": "B05", "swir1": "B06", "swir2": "B07"},
     "hls-s30": {"blue": "B02", "green": "B03", "red": "B04", "nir": "B8A", "swir1": "B11", "swir2": "B12"},
 }
+LANDSAT_QUALITY = {"qa_pixel": "QA_PIXEL.TIF", "qa_radsat": "QA_RADSAT.TIF"}
+QUALITY: dict[str, dict[str, str]] = {
+    "landsat-oli": LANDSAT_QUALITY,
+    "landsat-tm": LANDSAT_QUALITY,
+    "mcd43a4": {
+        f"quality_{band}": f"BRDF_Albedo_Band_Mandatory_Quality_Band{number}.tif" for band, number in MODIS.items()
+    },
+    "mod09a1": {"state": "sur_refl_state_500m.tif"},
+    "mod09q1": {"state": "sur_refl_state_250m.tif"},
+    "hls-l30": {"fmask": "Fmask.tif"},
+    "hls-s30": {"fmask": "Fmask.tif"},
+}
 CODING = {
     "landsat": (2.75e-5, -0.2, 0), "mcd43a4": (1e-4, 0, 32767), "mod09": (1e-4, 0, -28672), "hls": (1e-4, 0, -9999),
 }  # fmt: skip
@@ -77,16 +91,24 @@ def items(path: Path) -> Iterator[dict[str, Any]]:
     yield from (item for item in found if item.get("type") == "Feature")
 
 
-def check(item: dict[str, Any], sensor: str, day: str, epsg: int) -> None:
+def check(item: dict[str, Any], sensor: str, day: str, epsg: int | None) -> None:
+    """Of an item without a CRS ``epsg`` is None, of a sinusoidal one 0."""
     found = understand(item)
     assert found.get("unused") is None, found
-    assert (found["sensor"], found["day"]) == (sensor, day)
-    assert CRS(found["crs"]).to_epsg() == (epsg or None)
-    assert epsg or "inusoidal" in CRS(found["crs"]).to_wkt()
+    assert (found["id"], found["sensor"], found["day"]) == (item["id"], sensor, day)
+    if epsg is None:
+        assert found["crs"] == ""
+    else:
+        assert CRS(found["crs"]).to_epsg() == (epsg or None)
+        assert epsg or "inusoidal" in CRS(found["crs"]).to_wkt()
     hrefs = {asset["href"] for asset in item["assets"].values()}
     assert {band: FILES[sensor][band] in facts["href"] for band, facts in found["bands"].items()} == dict.fromkeys(
         FILES[sensor], True
     )
+    assert found["quality"].keys() == QUALITY[sensor].keys()
+    for role, href in found["quality"].items():
+        assert href in hrefs
+        assert href.endswith(QUALITY[sensor][role])
     coding = next(values for name, values in CODING.items() if sensor.startswith(name))
     for facts in found["bands"].values():
         assert facts["href"] in hrefs
@@ -114,31 +136,85 @@ def test_the_table_holds_every_recorded_item(shared_data: Path) -> None:
     assert {file for file in found if not any(part in file for part in others)} == {file for file, *_ in ITEMS}
 
 
-def test_a_list_of_items_is_understood(shared_data: Path) -> None:
-    found = [understand(item) for item in items(shared_data / "stac/files/stac-geoparquet/landsat-c2-l2-pc.json")]
-    assert [(f["sensor"], f["day"]) for f in found] == [("landsat-oli", "2024-04-18")] * 4
-    assert [f["crs"] for f in found] == ["EPSG:32655", "EPSG:32655", "EPSG:32655", "EPSG:32656"]
+def landsat_day(item: dict[str, Any]) -> str:
+    """UTC and four minutes a degree at the middle of its bounds, in whole milliseconds."""
+    west, _, east, _ = item["bbox"]
+    middle = (west + east) / 2 if west <= east else (west + east) / 2 + 180
+    utc = np.datetime64(item["properties"]["datetime"].rstrip("Z"), "ms")
+    return str((utc + np.timedelta64(round(middle * 240_000), "ms")).astype("datetime64[D]"))
 
 
-def test_items_of_cmr_state_no_grid_and_are_understood(shared_data: Path) -> None:
-    path = shared_data / "stac/files/pystac-client/cmr_hlsl30_v1.5_item_collection.json"
-    found = [understand(item) for item in items(path)]
+@pytest.mark.parametrize("number", range(43))
+def test_each_item_of_the_series_is_understood(shared_data: Path, number: int) -> None:
+    item = list(items(shared_data / "stac/series/pc_landsat-c2-l2_boulder_series.json"))[number]
+    day = f"{item['id'][17:21]}-{item['id'][21:23]}-{item['id'][23:25]}"  # passed before noon
+    assert landsat_day(item) == day
+    check(item, "landsat-oli", day, 32613)
+
+
+@pytest.mark.parametrize(("number", "epsg"), [(0, 32655), (1, 32655), (2, 32655), (3, 32656)])
+def test_a_list_of_items_is_understood(shared_data: Path, number: int, epsg: int) -> None:
+    found = list(items(shared_data / "stac/files/stac-geoparquet/landsat-c2-l2-pc.json"))
+    assert len(found) == 4
+    check(found[number], "landsat-oli", "2024-04-18", epsg)
+
+
+def exchanged(shared_data: Path, name: str) -> list[dict[str, Any]]:
+    """Items of the recorded answers of a server."""
+    with gzip.open(shared_data / f"stac/exchanges/{name}.json.gz") as file:
+        answers = [exchange["response"]["json"] for exchange in json.load(file)]
+    return [item for answer in answers for item in answer.get("features", ())]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("pc_fallback_landsat-c2-l2_items", 10), ("pc_collection_and_item_landsat-c2-l2", 1)]
+)
+def test_items_of_recorded_answers_are_understood(shared_data: Path, name: str, count: int) -> None:
+    found = exchanged(shared_data, name)
+    assert len(found) == count
+    for item in found:
+        check(item, "landsat-oli", landsat_day(item), item["properties"]["proj:epsg"])
+
+
+@pytest.mark.parametrize(
+    ("name", "sensor", "day"),
+    [
+        ("pc_collection_and_item_modis-09A1-061", "mod09a1", "2025-02-26"),
+        ("pc_collection_and_item_modis-43A4-061", "mcd43a4", "2025-03-02"),
+    ],
+)
+def test_modis_of_recorded_answers_is_understood(shared_data: Path, name: str, sensor: str, day: str) -> None:
+    (item,) = exchanged(shared_data, name)
+    check(item, sensor, day, 0)
+
+
+@pytest.mark.parametrize(("name", "count", "advice"), [("pc_search_landsat-8-c2-l2_intersects_page", 250, "use landsat-c2-l2"), ("pc_search_paging", 20, "pipelines.catalogs lists")])  # fmt: skip
+def test_items_of_other_collections_say_what_to_do(shared_data: Path, name: str, count: int, advice: str) -> None:
+    found = exchanged(shared_data, name)
+    assert len(found) == count
+    for item in found:
+        said = understand(item)
+        assert said["id"] == item["id"]
+        assert f"collection {item['collection']!r} is in none of the catalogs: " in said["unused"]
+        assert advice in said["unused"]
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_items_of_cmr_state_no_grid_and_are_understood(shared_data: Path, number: int) -> None:
+    found = list(items(shared_data / "stac/files/pystac-client/cmr_hlsl30_v1.5_item_collection.json"))
     assert len(found) == 10
-    assert {(f["catalog"], f["sensor"], f["crs"]) for f in found} == {("nasa-lpcloud", "hls-l30", "")}
+    item = found[number]
     # All passed at about half past nine to half past ten in the evening of UTC: on the western side of the date line it
     # was the morning of the next day.
-    for item, one in zip(items(path), found, strict=True):
-        stated = datetime.strptime(one["bands"]["red"]["href"].split(".")[-5][:7], "%Y%j").date()
-        assert one["day"] == (stated + timedelta(days=item["bbox"][0] > 0)).isoformat()
+    stated = datetime.strptime(item["assets"]["B04"]["href"].split(".")[-5][:7], "%Y%j").date()
+    check(item, "hls-l30", (stated + timedelta(days=item["bbox"][0] > 0)).isoformat(), None)
+    assert understand(item)["catalog"] == "nasa-lpcloud"
 
 
 def sentinel_2(shared_data: Path) -> dict[str, Any]:
-    import gzip
-
-    with gzip.open(shared_data / "stac/exchanges/earthsearch_multi_collections.json.gz") as file:
-        features = json.load(file)[0]["response"]["json"]["features"]
-    (item,) = [feature for feature in features if feature["collection"] == "sentinel-2-l2a"]
-    return dict(item)
+    found = exchanged(shared_data, "earthsearch_multi_collections")
+    (item,) = [feature for feature in found if feature["collection"] == "sentinel-2-l2a"]
+    return item
 
 
 @pytest.mark.parametrize(
@@ -163,18 +239,38 @@ def test_a_sentinel_2_item_without_a_baseline_is_unused(shared_data: Path) -> No
     assert "baseline" in understand(item)["unused"]
 
 
+def test_the_landsat_of_earth_search_beside_it_is_understood(shared_data: Path) -> None:
+    (item,) = [i for i in exchanged(shared_data, "earthsearch_multi_collections") if i["collection"] == "landsat-c2-l2"]
+    check(item, "landsat-oli", "2023-10-08", 32613)
+
+
 @pytest.mark.parametrize(
-    ("file", "reason"),
+    ("file", "reasons"),
     [
-        ("files/opendatacube+odc-stac/LC08_L2SR_081119_20200101_20200823_02_T2.json", "no asset 'blue'"),
-        ("planetarycomputer.microsoft.com/modis-13Q1-061/MOD13Q1.A2025049.h35v10.061.2025070114834.json", "in none of the catalogs"),
+        (
+            "files/opendatacube+odc-stac/LC08_L2SR_081119_20200101_20200823_02_T2.json",
+            ("no asset 'blue'", "it has ANG.txt, ", "SR_B2.TIF", "a catalog of your own (TOML) can name them"),
+        ),
+        (
+            "planetarycomputer.microsoft.com/modis-13Q1-061/MOD13Q1.A2025049.h35v10.061.2025070114834.json",
+            ("in none of the catalogs", "index of vegetation of 16 days", "use modis-43A4-061"),
+        ),
     ],
-)  # fmt: skip
-def test_what_is_not_understood_says_why(shared_data: Path, file: str, reason: str) -> None:
+)
+def test_what_is_not_understood_says_why_and_what_to_do(shared_data: Path, file: str, reasons: tuple[str, ...]) -> None:
     (item,) = items(shared_data / "stac" / file)
     found = understand(item)
     assert found["id"] == item["id"]
-    assert reason in found["unused"]
+    assert [reason for reason in reasons if reason not in found["unused"]] == []
+    assert "\n" not in found["unused"]
+
+
+def test_a_collection_is_no_item(shared_data: Path) -> None:
+    paths = sorted((shared_data / "stac").rglob("collection.json"))
+    assert paths
+    for path in paths:
+        found = understand(json.loads(path.read_text()))
+        assert found["unused"] == "a Collection, not an item; give one of its items"
 
 
 @pytest.mark.parametrize(("collection", "reason"), [("MCD43A4.v061", "HDF4"), ("MOD09GA_061", "HDF4")])
