@@ -83,6 +83,10 @@ _FINAL = re.compile(r"response code: 4(?!03|08|12|29)\d\d|does not exist in the 
 _FORBIDDEN = re.compile(r"response code: 403")
 _ABSENT = re.compile(r"response code: (404|410)|NoSuchKey|key does not exist|does not exist in the file system")
 _CHANGED = re.compile(r"response.code[:=] ?412")
+# Of S3: what a user can do something about.
+_DENIED = re.compile(
+    r"Access ?Denied|credentials|AWS_SECRET_ACCESS_KEY|InvalidAccessKeyId|SignatureDoesNotMatch|code: 403", re.I
+)
 
 
 class _Redaction(logging.Filter):
@@ -287,8 +291,11 @@ class AssetReader:
                 time.sleep(max(pause, getattr(error, "wait", 0.0)))
         if _CHANGED.search(said):
             reason = "it changed while it was read"
-        hint = "; its bucket is requester-pays: set AWS credentials and AWS_REQUEST_PAYER=requester"
-        raise SourceError(f"{redact(self.url)} cannot be read: {reason}{where}{hint * self.url.startswith('s3:')}")
+        if _ABSENT.search(said):
+            reason = f"it is not there ({reason})"
+        elif self.url.startswith("s3:") and _DENIED.search(said):
+            reason += "; its bucket is requester-pays: set AWS credentials and AWS_REQUEST_PAYER=requester"
+        raise SourceError(f"{redact(self.url)} cannot be read: {reason}{where}")
 
     def _find(self, again: bool) -> bool:
         if not is_remote(self.url):

@@ -9,6 +9,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from itertools import groupby
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -48,8 +50,16 @@ class Busy(OSError):
 
 
 def seconds_asked(header: str | None) -> float:
-    """What a ``Retry-After`` header asks for, up to a limit; 0 if it states no seconds."""
-    return min(float(header), LONGEST_WAIT) if header and header.strip().isdigit() else 0.0
+    """What a ``Retry-After`` header asks for, in seconds or as a date, up to a limit; 0 if it states neither."""
+    text = (header or "").strip()
+    if text.isdecimal():
+        return min(float(text), LONGEST_WAIT)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    left = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.now(UTC)
+    return min(max(left.total_seconds(), 0.0), LONGEST_WAIT)
 
 
 _connections = threading.local()

@@ -6,6 +6,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import numpy as np
@@ -97,8 +99,24 @@ def test_a_server_that_asks_for_patience_gets_it(server: Server) -> None:
 def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seconds_asked("3") == 3
     assert seconds_asked("999999") == LONGEST_WAIT
-    for text in (None, "", "-1", "nan", "soon", "Fri, 31 Dec 1999 23:59:59 GMT"):
+    for text in (
+        None,
+        "",
+        "-1",
+        "nan",
+        "soon",
+        "\u00b2",
+        "Fri, 31 Dec 1999 23:59:59 GMT",
+        "Fri, 99 Dec 1999 23:59:59 GMT",
+    ):
         assert seconds_asked(text) == 0
+
+
+def test_patience_may_be_asked_for_until_a_moment() -> None:
+    now = datetime.now(UTC)
+    assert 8 < seconds_asked(format_datetime(now + timedelta(seconds=10), usegmt=True)) <= 10
+    assert 8 < seconds_asked(format_datetime((now + timedelta(seconds=10)).replace(tzinfo=None))) <= 10
+    assert seconds_asked(format_datetime(now + timedelta(days=1), usegmt=True)) == LONGEST_WAIT
 
 
 @pytest.mark.parametrize("name", ["packed.tif", "plain.tif"])
