@@ -20,7 +20,7 @@ from benchmarks import faults
 from pipelines import cubes
 from stfgan_xr import rasters, store
 from stfgan_xr.errors import InputError, SourceError
-from stfgan_xr.rasters import Resampling, are_there
+from stfgan_xr.rasters import READERS, Resampling, are_there
 from stfgan_xr.remote import LONGEST_WAIT, seconds_asked, within
 from stfgan_xr.simulate import SINUSOIDAL
 from tests.range_server import Server, serving
@@ -175,9 +175,9 @@ def test_what_is_there_is_told_from_what_is_not(server: Server, tmp_path: Path) 
     write_plain(tmp_path / "a.tif")
     urls = [server.url(f"{how}/plain.tif") for how in ("ok", "fail-404-9", "fail-410-9", "fail-503-2", "reset-1")]
     urls += [str(tmp_path / "a.tif"), str(tmp_path / "b.tif")]
-    assert are_there(urls, "none", lambda _: True) == [True, False, False, True, True, True, False]
+    assert are_there(urls, READERS["none"]) == [True, False, False, True, True, True, False]
     with pytest.raises(SourceError, match="403"):
-        are_there([*urls, server.url("fail-403-9/plain.tif")], "none", lambda _: True)
+        are_there([*urls, server.url("fail-403-9/plain.tif")], READERS["none"])
 
 
 def test_a_token_service_that_does_not_answer_is_given_up() -> None:
