@@ -80,7 +80,11 @@ def impatient() -> Iterator[None]:
     """Short pauses between attempts, and no words of the commands."""
     names = {"PAUSE": 0.001, "LONGEST_PAUSE": 0.02}
     before = {name: getattr(rasters, name) for name in names}
-    environment = {"GDAL_HTTP_RETRY_DELAY": "0.01", "GDAL_HTTP_PROXY": "127.0.0.1:9", "NO_PROXY": "127.0.0.1,localhost"}
+    environment = {
+        "GDAL_HTTP_RETRY_DELAY": "0.01",
+        "GDAL_HTTP_PROXY": "127.0.0.1:9",
+        "NO_PROXY": "127.0.0.1,127.0.0.2,127.0.0.3,localhost",
+    }
     kept = {name: os.environ.get(name) for name in environment}
     quiet = out.quiet, err.quiet
     try:

@@ -17,7 +17,7 @@ from odc.geo.geom import Geometry, box
 
 from stfgan_xr.aoi import parts
 from stfgan_xr.errors import InputError, SourceError
-from stfgan_xr.scenes import Collection, Scene, Side, deduplicate, one_line, to_scene
+from stfgan_xr.scenes import TOKENS, Collection, Scene, Side, deduplicate, is_allowed, one_line, to_scene
 from stfgan_xr.sensors import BANDS, SENSORS
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def _parse(raw: bytes, where: str, folder: Path) -> Catalog:
 
 _SIDE_KEYS = {
     "api", "static", "signer", "hosts", "timeout", "retries", "page", "collections", "default", "login", "successor",
+    "login_host", "token",
 }  # fmt: skip
 _COLLECTION_KEYS = {"sensors", "assets", "also", "since", "until", "misstated", "unreadable"}
 
@@ -149,7 +150,22 @@ def _side(table: Any, key: str, file: str, name: str, folder: Path) -> Side:
         _texts(table, "hosts", where), _value(table, "timeout", (int, float), 60, where),
         _value(table, "retries", int, 5, where), _value(table, "page", int, 250, where), default,
         _value(table, "login", str, "none", where), _successor(table, key, where, folder),
+        _login_host(table, where), _token(table, where),
     )  # fmt: skip
+
+
+def _login_host(table: Mapping[str, Any], where: str) -> str:
+    host, hosts = str(_value(table, "login_host", str, "", where)), _texts(table, "hosts", where)
+    if host and not any(is_allowed(f"{scheme}://{host}", hosts) for scheme in ("https", "http")):
+        raise InputError(f"--catalog {where}: login_host {host!r} must be among its hosts")
+    return host.lower()
+
+
+def _token(table: Mapping[str, Any], where: str) -> str:
+    token = str(_value(table, "token", str, "", where))
+    if token and token not in TOKENS:
+        raise InputError(f"--catalog {where}: token {token!r} is unknown; choose {' or '.join(TOKENS)}")
+    return token
 
 
 def _successor(table: Mapping[str, Any], key: str, where: str, folder: Path) -> str:

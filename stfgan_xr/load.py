@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 from itertools import groupby
@@ -20,8 +20,9 @@ from odc.geo.xr import xr_coords
 from stfgan_xr.days import to_datetime64
 from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.harmonise import Linear, adjust, bandpass
-from stfgan_xr.rasters import READERS, Resampling, TilesReader, are_there
-from stfgan_xr.scenes import Scene, Side, check_href, is_allowed, is_hdf5
+from stfgan_xr.rasters import READERS, AssetReader, Resampling, TilesReader, are_there
+from stfgan_xr.remote import Login
+from stfgan_xr.scenes import TOKENS, Scene, Side, check_href, is_allowed, is_hdf5
 from stfgan_xr.sensors import FILL, SENSORS, Observation, Sensor, decode, field_of
 
 RESAMPLING = {"fine": Resampling.cubic, "coarse": Resampling.bilinear}
@@ -84,6 +85,12 @@ def _address(scene: Scene, role: str) -> str:
     """Where the reader finds a band: a file, or a field of one."""
     href, field = scene.href(role), field_of(SENSORS[scene.sensor], role)
     return f"{href}#{field}" if field and is_hdf5(href) else href
+
+
+def reader_of(side: Side) -> Callable[..., AssetReader]:
+    """What reads the images of a side: signed, logged in for, and led by redirects as its catalog says."""
+    login = Login(side.login_host, side.login, side.token, TOKENS.get(side.token, ""))
+    return partial(READERS[side.signer], allowed=partial(is_allowed, hosts=side.hosts), login=login)
 
 
 def _resampling(sensor: Sensor, grid: GeoBox) -> Resampling:
@@ -154,9 +161,8 @@ def _sensor_day(
     """One day of one sensor ``(band + 1, y, x)``."""
     sensor = SENSORS[scenes[0].sensor]
     images = _images(scenes, footprints)
-    single, allowed = READERS[side.signer], partial(is_allowed, hosts=side.hosts)
-    tiled = any(len(tiles) > 1 for tiles, _ in images)
-    reader = partial(TilesReader, part=single, allowed=allowed) if tiled else partial(single, allowed=allowed)
+    single = reader_of(side)
+    reader = partial(TilesReader, part=single) if any(len(tiles) > 1 for tiles, _ in images) else single
 
     def stack(
         roles: Sequence[str], dtype: str, fill: int, resampling: Resampling, coding: tuple[float, float] | None = None
@@ -246,7 +252,7 @@ def missing_assets(scenes: Sequence[Scene], side: Side, bands: Sequence[str]) ->
     """
     _by_day(scenes, side, tuple(bands))
     pairs = [(scene, role) for scene in scenes for role in (*bands, *SENSORS[scene.sensor].quality_roles(bands))]
-    found = are_there([scene.href(role) for scene, role in pairs], side.signer, partial(is_allowed, hosts=side.hosts))
+    found = are_there([scene.href(role) for scene, role in pairs], reader_of(side))
     return [(scene.id, role) for (scene, role), there in zip(pairs, found, strict=True) if not there]
 
 

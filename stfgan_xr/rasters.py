@@ -36,7 +36,21 @@ from rasterio.windows import Window as RasterWindow
 from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.hdf5 import Field, open_field
 from stfgan_xr.means import area_means
-from stfgan_xr.remote import SLOW_BYTES, SLOW_SECONDS, TIMEOUTS, RangeFile, is_remote, look, redact, within
+from stfgan_xr.remote import (
+    NO_LOGIN,
+    SLOW_BYTES,
+    SLOW_SECONDS,
+    TIMEOUTS,
+    Login,
+    Place,
+    RangeFile,
+    is_remote,
+    look,
+    named,
+    netrc_file,
+    redact,
+    within,
+)
 
 DRIVER = "GTiff"
 LARGEST_BLOCK = 64 * 2**20
@@ -85,6 +99,10 @@ _FINAL = re.compile(r"response code: 4(?!03|08|12|29)\d\d|does not exist in the 
 _FORBIDDEN = re.compile(r"response code: 403")
 _ABSENT = re.compile(r"response code: (404|410)|NoSuchKey|key does not exist|does not exist in the file system")
 _CHANGED = re.compile(r"response.code[:=] ?412")
+# Of S3: what a user can do something about.
+_DENIED = re.compile(
+    r"Access ?Denied|credentials|AWS_SECRET_ACCESS_KEY|InvalidAccessKeyId|SignatureDoesNotMatch|code: 403", re.I
+)
 
 
 class _Redaction(logging.Filter):
@@ -98,20 +116,27 @@ class _Redaction(logging.Filter):
 _heard = threading.local()
 # GDAL opens an image whose projection or position it could not fetch, as if none were stated, and only warns.
 _LOST = re.compile(r"tag ignored|IO error")
+# GDAL follows redirects, which nothing can turn off, to wherever they lead; where they lead was found out before.
+_HEADERS = "CURL_INFO_HEADER_IN"
+_LED = re.compile(rf"{_HEADERS}: HTTP/\S+ 30[12378]")
 
 
 def _listen(logger: logging.Logger) -> None:
-    """Note what GDAL could not read, whatever the user wants to see of it: rasterio passes warnings on as log only."""
+    """Note what GDAL could not read or read elsewhere, whatever the user wants to see of it: it is only logged."""
     enabled, handle = logger.isEnabledFor, logger.handle
+    least = logging.DEBUG if logger.name in ("rasterio._env", "rasterio._err") else logging.WARNING
 
     def note(record: logging.LogRecord) -> None:
         text = record.getMessage()
         if _LOST.search(text):
             getattr(_heard, "lost", []).append(text)
-        if enabled(record.levelno):
+        elif _LED.search(text):
+            getattr(_heard, "lost", []).append("it redirects while it is read")
+        asked = _HEADERS not in text or "CPL_DEBUG" in os.environ
+        if asked and enabled(record.levelno):
             handle(record)
 
-    vars(logger).update(isEnabledFor=lambda level: level >= logging.WARNING or enabled(level), handle=note)
+    vars(logger).update(isEnabledFor=lambda level: level >= least or enabled(level), handle=note)
 
 
 for _name in ("rasterio", *(f"rasterio.{p}" for p in ("_base", "_env", "_err", "_io", "_warp", "env", "session"))):
@@ -133,26 +158,53 @@ def _reason(error: BaseException) -> str:
     return redact(lines[0] if lines else str(error))
 
 
-_KNOWN: dict[str, str] = {}
-"""Entity tag (empty if it has none) of each address that was looked at in this process."""
+_KNOWN: dict[str, Place] = {}
+"""Where each address that was looked at in this process leads."""
+NOWHERE = Place()
+
+
+class _Expired(OSError):
+    """A signed address that redirects led to is refused by now: it is asked for anew."""
 
 
 @contextmanager
-def _environment(url: str, again: bool, tag: str = "") -> Iterator[None]:
+def _environment(url: str, again: bool, place: Place = NOWHERE) -> Iterator[None]:
     """GDAL's settings for an address; what the user set in the environment stays, unless it does harm."""
     chosen = {name: value for name, value in (_REMOTE if is_remote(url) else _LOCAL).items() if name not in os.environ}
     if is_remote(url):
         chosen |= _SAFE
+    if url.startswith("http"):
+        chosen |= _credentials(url, place) | _headers_heard()
     if again:
         # GDAL remembers failures: without this a second attempt sends no request.
         chosen["CPL_VSIL_CURL_NON_CACHED"] = "/vsicurl/:/vsis3/"
         # Ranges that GDAL asks for side by side are not retried one by one.
         chosen["GDAL_HTTP_MULTIRANGE"] = "SERIAL"
-    if tag and "GDAL_HTTP_HEADERS" not in os.environ:
-        # Parts of two versions must not become one image.
-        chosen["GDAL_HTTP_HEADERS"] = f"If-Match: {tag}\r\n"
     with rasterio.Env(**chosen):
         yield
+
+
+def _credentials(url: str, place: Place) -> dict[str, str]:
+    """What GDAL sends beside the address: what is meant for another host than the one it asks, it does not."""
+    # Parts of two versions must not become one image.
+    match = f"If-Match: {place.tag}\r\n" if place.tag else ""
+    moved = bool(place.address) and urlsplit(place.address).netloc != urlsplit(url).netloc
+    chosen = {"GDAL_HTTP_HEADERS": match} if moved or "GDAL_HTTP_HEADERS" not in os.environ else {}
+    if place.address:
+        chosen["CPL_VSIL_CURL_USE_HEAD"] = "NO"  # a signature holds for GET only
+    if "GDAL_HTTP_NETRC" not in os.environ:
+        # The default entry of ~/.netrc goes to any host, and signed addresses are refused with it.
+        file = netrc_file() if named(urlsplit(place.address or url).hostname or "") else None
+        chosen |= {"GDAL_HTTP_NETRC": "YES", "GDAL_HTTP_NETRC_FILE": file} if file else {"GDAL_HTTP_NETRC": "NO"}
+    return chosen
+
+
+def _headers_heard() -> dict[str, str]:
+    """Have GDAL log the headers that come, beside what the user wants it to."""
+    wanted = os.environ.get("CPL_DEBUG")
+    everything = wanted is not None and wanted.upper() in ("", "ON", "YES", "TRUE", "1")
+    chosen = {} if everything else {"CPL_DEBUG": ",".join(filter(None, (wanted, _HEADERS)))}
+    return chosen | {"CPL_CURL_VERBOSE": "YES"}
 
 
 def _block_bytes(source: Any) -> int:
@@ -270,16 +322,20 @@ class AssetReader:
         Scale and offset that a field of HDF-EOS5 must state, if it states any.
     allowed
         Whether redirects may lead to an address; by default they stay on their host.
+    login
+        How its servers know their users.
     """
 
     def __init__(
         self, *, url: str, spec: Any, resampling: Resampling, dtype: np.dtype[Any], fill_value: float,
-        coding: tuple[float, float] | None = None, allowed: Callable[[str], bool] | None = None, **_: Any,
+        coding: tuple[float, float] | None = None, allowed: Callable[[str], bool] | None = None,
+        login: Login = NO_LOGIN, **_: Any,
     ) -> None:  # fmt: skip
         self.url, mark, field = url.partition("#HDFEOS/")
         self.field = mark[1:] + field
         self.spec, self.resampling, self.coding = spec, resampling, coding
-        self.dtype, self.fill_value, self.allowed = np.dtype(dtype), fill_value, allowed
+        self.dtype, self.fill_value = np.dtype(dtype), fill_value
+        self.allowed, self.login = allowed or self._same_host, login
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__
@@ -346,14 +402,17 @@ class AssetReader:
                     break
                 if _FORBIDDEN.search(said):
                     refused += 1
-                    if refused > RENEWALS or not self.renew():
+                    if refused > RENEWALS or not (isinstance(error, _Expired) or self.renew()):
                         break
                 pause = min(PAUSE * 2**count, LONGEST_PAUSE) * random.uniform(0.5, 1.5)
                 time.sleep(max(pause, getattr(error, "wait", 0.0)))
         if _CHANGED.search(said):
             reason = "it changed while it was read"
-        hint = "; its bucket is requester-pays: set AWS credentials and AWS_REQUEST_PAYER=requester"
-        raise SourceError(f"{redact(self.url)} cannot be read: {reason}{where}{hint * self.url.startswith('s3:')}")
+        if _ABSENT.search(said):
+            reason = f"it is not there ({reason})"
+        elif self.url.startswith("s3:") and _DENIED.search(said):
+            reason += "; its bucket is requester-pays: set AWS credentials and AWS_REQUEST_PAYER=requester"
+        raise SourceError(f"{redact(self.url)} cannot be read: {reason}{where}")
 
     def _find(self, again: bool) -> bool:
         if not is_remote(self.url):
@@ -362,23 +421,32 @@ class AssetReader:
             if self.url.startswith("s3:"):
                 with _environment(self.url, again), rasterio.open(self.url, driver=DRIVER, sharing=False):
                     return True
-            _KNOWN[self.url] = look(self.address(), self.allowed or self._same_host)
+            self._look()
         except _FAILURES as error:
             if _ABSENT.search(" ".join(_chain(error))):
                 return False
             raise
         return True
 
+    def _look(self) -> Place:
+        """Find out where it is."""
+        if len(_KNOWN) >= MOST_KNOWN:
+            _KNOWN.clear()
+        found = _KNOWN[self.url] = look(self.address(), self.allowed, self.login)
+        return found
+
     def _attempt(self, window: RasterWindow, again: bool, action: Callable[[Any, RasterWindow], Any]) -> Any:
-        address = self.address()
-        if self.url.startswith("http") and self.url not in _KNOWN:
-            if len(_KNOWN) >= MOST_KNOWN:
-                _KNOWN.clear()
-            _KNOWN[self.url] = look(address, self.allowed or self._same_host)
-        if self.field:
-            return self._open_field(address, window, action)
-        with _environment(self.url, again, _KNOWN.get(self.url, "")):
-            return self._open(address, window, action)
+        place = (_KNOWN.get(self.url) or self._look()) if self.url.startswith("http") else NOWHERE
+        address = place.address or self.address()
+        try:
+            if self.field:
+                return self._open_field(address, place.tag, window, action)
+            with _environment(self.url, again, place):
+                return self._open(address, window, action)
+        except _FAILURES as error:
+            if place.address and _FORBIDDEN.search(" ".join(_chain(error))):
+                raise _Expired(str(error)) from error
+            raise
 
     def _same_host(self, address: str) -> bool:
         here, there = urlsplit(self.url), urlsplit(address)
@@ -404,13 +472,15 @@ class AssetReader:
                 raise OSError(lost[0])
             return found
 
-    def _open_field(self, address: str, window: RasterWindow, action: Callable[[Any, RasterWindow], Any]) -> Any:
+    def _open_field(
+        self, address: str, tag: str, window: RasterWindow, action: Callable[[Any, RasterWindow], Any]
+    ) -> Any:
         """The same for a field of an HDF-EOS5 file, of which a piece is cut out."""
         remote, name = self.url.startswith("http"), redact(self.url)
         if is_remote(self.url) and not remote:
             raise SourceError(f"{name}: HDF5 is read over https or from disk only")
         with (
-            RangeFile(address, _KNOWN.get(self.url, ""), self.url) if remote else Path(address).open("rb") as file,
+            RangeFile(address, tag, self.url) if remote else Path(address).open("rb") as file,
             open_field(file, self.field, name) as field,
         ):
             self._check_field(field, name)
@@ -540,7 +610,7 @@ class TilesReader(AssetReader):
         Of :class:`AssetReader`.
     """
 
-    def __init__(self, *, url: str, part: type[AssetReader], **options: Any) -> None:
+    def __init__(self, *, url: str, part: Callable[..., AssetReader], **options: Any) -> None:
         super().__init__(url=url, **options)
         self.parts = [part(url=one, **options) for one in url.split("\n")]
 
@@ -570,18 +640,18 @@ READERS: Mapping[str, type[AssetReader]] = {"none": AssetReader, "planetary-comp
 """The reader of each signer of a catalog."""
 
 
-def are_there(urls: Sequence[str], signer: str, allowed: Callable[[str], bool]) -> list[bool]:
-    """Whether there is something at each address; a few are asked at a time.
+def are_there(urls: Sequence[str], reader: Callable[..., AssetReader]) -> list[bool]:
+    """Whether there is something at each address, as a kind of reader finds it; a few are asked at a time.
 
     Raises
     ------
     SourceError
         If that cannot be found out of one.
     """
-    kind, plain = READERS[signer], {"spec": None, "resampling": Resampling.nearest, "dtype": "u1", "fill_value": 0}
+    plain = {"spec": None, "resampling": Resampling.nearest, "dtype": "u1", "fill_value": 0}
     with ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:
         try:
-            return list(pool.map(lambda url: kind(url=url, allowed=allowed, **plain).is_there(), urls))
+            return list(pool.map(lambda url: reader(url=url, **plain).is_there(), urls))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -41,6 +41,10 @@ def is_hdf5(href: str) -> bool:
     return urlsplit(href).path.lower().endswith((".h5", ".hdf5"))
 
 
+TOKENS: Mapping[str, str] = {"EARTHDATA_TOKEN": "*.earthdatacloud.nasa.gov"}
+"""Environment variables that a catalog may name, and the hosts that are sent them: a TOML cannot have others sent."""
+
+
 @dataclass(frozen=True)
 class Collection:
     """One collection of a side.
@@ -111,6 +115,11 @@ class Side:
         Collections that are searched if none are named; empty: all.
     login
         What a user needs before images can be read.
+    login_host
+        Where its servers send those that are not logged in: it takes a name and a password of ``~/.netrc``. One of
+        the hosts; empty: nowhere.
+    token
+        Environment variable of a bearer token that they take instead, one of :data:`TOKENS`; empty: none.
     successor
         Of a coarse side: name or path of the catalog whose coarse side goes on where the imagery of this one ends.
     """
@@ -127,6 +136,8 @@ class Side:
     default: tuple[str, ...] = ()
     login: str = "none"
     successor: str = ""
+    login_host: str = ""
+    token: str = ""
 
     @property
     def until(self) -> date | None:

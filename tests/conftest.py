@@ -23,7 +23,11 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 # GDAL's own HTTP does not go through Python's sockets: a proxy that nobody listens at stops it.
-os.environ |= {"GDAL_HTTP_PROXY": "127.0.0.1:9", "NO_PROXY": "127.0.0.1,localhost", "GDAL_HTTP_MAX_RETRY": "0"}
+os.environ |= {
+    "GDAL_HTTP_PROXY": "127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1,127.0.0.2,127.0.0.3,localhost",
+    "GDAL_HTTP_MAX_RETRY": "0",
+}
 os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "NO_COLOR": "1"}
 
 CREDENTIALS = {

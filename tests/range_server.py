@@ -16,17 +16,25 @@ The first part of a path says how it behaves; FROM and COUNT are requests of tha
 ``etag-FROM``             from then on the file ``NAME.next`` under another ETag; ``If-Match`` is honoured
 ``swap-FROM``             the same without any ETag
 ``to-HOST-PORT``          a redirect to ``ok`` on that host
+``then-HOST-PORT-FROM``   the same from then on
+``basic``                 401 without name and password of a user
 ``sig-TOKEN``             403 without that token
 ``cut-OFFSET``            the connection breaks at that byte of the file
 ``clock-N-S``             403 without a token of ``/token/...`` that was made less than N seconds ago; each takes S
+``login-S``               as Earthdata: a redirect to an address signed for S seconds, for those that are logged in
 ``random-SEED-PERCENT``   that share of the requests fails, in one of many ways
 ========================  ==============================================================================================
 
-Each request is one line of the log file: method, path, range, requests under way, seconds, remark.
+Each request is one line of the log file: method, path, range, requests under way, seconds, remark. Beside it, in
+``LOG.sent``, a line of JSON has the host that was asked and what it was sent to know the user by.
+
+The server is three hosts: images lie on the first, the second knows who may log in (:data:`USERS`), signed addresses are
+on the third, which refuses whatever else it is sent.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import re
@@ -41,12 +49,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 SEEN: Counter[str] = Counter()
 NOT_BEFORE: dict[str, float] = {}
 FAULTS = ("503", "429", "500", "wait", "reset", "half", "slow", "whole")
 LOCK = threading.Lock()
+DATA, DOOR, SIGNED = HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+USERS = {"ann": "granted", "eve": "no-terms", "bob": "page"}
+"""What comes of their logins."""
+PASSWORD, BEARER = "canary-word", "canary-bearer"
 
 
 def spoil(raw: bytes) -> bytes:
@@ -82,6 +94,9 @@ class Handler(BaseHTTPRequestHandler):
         remark = "early" if now < NOT_BEFORE.get(parts.path, 0) - 0.05 else "-"
         with LOCK, self.log.open("a") as log:
             log.write(f"{self.command} {self.path} {self.headers.get('Range')} {under_way} {now:.2f} {remark}\n")
+        self._note()
+        if parts.path in ("/oauth/authorize", "/login"):
+            return self._authorize(parts.query) if parts.path != "/login" else self._login(parts.query)
         _, behaviour, name = parts.path.split("/", 2)
         if behaviour == "token":
             return self._token()
@@ -106,7 +121,13 @@ class Handler(BaseHTTPRequestHandler):
             status = 403
         if kind == "clock" and not self._is_fresh(parts.query, float(numbers[0])):
             status = 403
-        if kind == "to":
+        if kind == "basic" and self._user() is None:
+            status = 401
+        if kind == "login":
+            return self._protected(behaviour, name)
+        if kind == "signed" and (self.command == "HEAD" or not self._may(parts.query)):
+            return self._send(403, b"", {})
+        if kind == "to" or (kind == "then" and count >= int(numbers[2])):
             return self._send(302, b"", {"Location": f"http://{numbers[0]}:{numbers[1]}/ok/{name}"})
         if status != 200:
             if kind == "wait":
@@ -140,6 +161,62 @@ class Handler(BaseHTTPRequestHandler):
         expiry = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
         token = f"se={expiry}&sig=canary{time.time():.3f}"
         self._send(200, json.dumps({"msft:expiry": expiry, "token": token}).encode(), {})
+
+    # ------------------------------------------------------------ logins, as those of Earthdata
+
+    def _host(self) -> str:
+        return (self.headers.get("Host") or "").partition(":")[0]
+
+    def _note(self) -> None:
+        sent = {name.lower(): self.headers.get(name) for name in ("Authorization", "Cookie", "X-Secret")}
+        line = json.dumps({"host": self._host(), "method": self.command, "path": self.path, **sent})
+        with LOCK, Path(f"{self.log}.sent").open("a") as file:
+            file.write(f"{line}\n")
+
+    def _on(self, host: str, path: str) -> str:
+        return f"http://{host}:{self.server.server_address[1]}/{path}"
+
+    def _protected(self, behaviour: str, name: str) -> None:
+        """On the host of images: on to the signed address, to the login, or to the terms."""
+        if "session=no-terms" in self.headers.get("Cookie", ""):
+            body = {"error_description": "EULA Acceptance Failure", "resolution_url": self._on(DOOR, "terms?client=1")}
+            return self._send(403, json.dumps(body).encode(), {})
+        if (
+            "session=granted" in self.headers.get("Cookie", "")
+            or self.headers.get("Authorization") == f"Bearer {BEARER}"
+        ):
+            seconds = behaviour.partition("-")[2]
+            end = time.time() + float(seconds)
+            there = self._on(SIGNED, f"signed-{seconds}/{name}?Expires={end}&Signature=canary-{end}")
+            return self._send(303, b"", {"Location": there})
+        state = urlencode({"client": 1, "state": f"{behaviour}/{name}"})
+        return self._send(302, b"", {"Location": self._on(DOOR, f"oauth/authorize?{state}")})
+
+    def _user(self) -> str | None:
+        scheme, _, word = self.headers.get("Authorization", "").partition(" ")
+        name, _, password = base64.b64decode(word).decode().partition(":") if scheme == "Basic" else ("", "", "")
+        return name if name in USERS and password == PASSWORD else None
+
+    def _authorize(self, query: str) -> None:
+        """On the host of logins."""
+        name = self._user()
+        if name is None or self._host() != DOOR:
+            return self._send(401, b"HTTP Basic: Access denied.", {"WWW-Authenticate": 'Basic realm="door"'})
+        if USERS[name] == "page":
+            return self._send(200, b"<html>Log in</html>", {})
+        back = urlencode({"code": f"canary-{USERS[name]}", "state": parse_qs(query)["state"][0]})
+        return self._send(302, b"", {"Location": self._on(DATA, f"login?{back}")})
+
+    def _login(self, query: str) -> None:
+        """On the host of images again."""
+        found = parse_qs(query)
+        cookie = f"session={found['code'][0].removeprefix('canary-')}; Path=/; HttpOnly"
+        self._send(301, b"", {"Location": self._on(DATA, found["state"][0]), "Set-Cookie": cookie})
+
+    def _may(self, query: str) -> bool:
+        end = float((parse_qs(query).get("Expires") or ["0"])[0])
+        known = any(self.headers.get(name) for name in ("Authorization", "Cookie", "X-Secret"))
+        return f"canary-{end}" in query and time.time() < end and not known and self._host() == SIGNED
 
     def _is_fresh(self, query: str, seconds: float) -> bool:
         made = (parse_qs(query).get("sig") or ["canary0"])[0].removeprefix("canary")
@@ -214,8 +291,14 @@ class Server:
     port: int
     log: Path
 
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}/{path}"
+    def url(self, path: str, host: str = DATA) -> str:
+        return f"http://{host}:{self.port}/{path}"
+
+    def sent(self, host: str = "") -> list[dict[str, str | None]]:
+        """What each request of a host was sent to know the user by."""
+        path = Path(f"{self.log}.sent")
+        found = map(json.loads, path.read_text().splitlines() if path.is_file() else ())
+        return [request for request in found if not host or request["host"] == host]
 
     def requests(self, path: str = "") -> list[str]:
         lines = self.log.read_text().splitlines()
@@ -237,7 +320,10 @@ def serving(folder: Path, log: Path) -> Iterator[Server]:
 
 if __name__ == "__main__":
     Handler.folder, Handler.log = Path(sys.argv[1]), Path(sys.argv[2])
-    listener = Listener(("127.0.0.1", 0), Handler)
-    sys.stdout.write(f"{listener.server_address[1]}\n")
+    first = Listener((DATA, 0), Handler)
+    port = first.server_address[1]
+    for other in HOSTS[1:]:
+        threading.Thread(target=Listener((other, port), Handler).serve_forever, daemon=True).start()
+    sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
-    listener.serve_forever()
+    first.serve_forever()

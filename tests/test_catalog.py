@@ -350,6 +350,18 @@ def test_a_users_catalog_opens(tmp_path: Path) -> None:
     assert found.fine.collections[0].assets == (("red", ("B4",)),)
 
 
+def test_logins_of_the_shipped_catalogs_are_among_their_hosts() -> None:
+    nasa, usgs = open_catalog("nasa-lpcloud"), open_catalog("usgs-landsatlook")
+    for side in (nasa.fine, nasa.coarse, usgs.fine):
+        assert side is not None
+        assert side.login_host in side.hosts
+        assert not any(host.startswith("*") for host in side.hosts)
+    assert nasa.fine is not None
+    assert (nasa.fine.login_host, nasa.fine.token) == ("urs.earthdata.nasa.gov", "EARTHDATA_TOKEN")
+    assert "`machine urs.earthdata.nasa.gov login NAME password WORD` in ~/.netrc" in nasa.fine.login
+    assert "\n" not in nasa.fine.login
+
+
 def test_paths_of_a_users_catalog_are_relative_to_it(tmp_path: Path) -> None:
     text = 'aoi = "a.geojson"\n' + GOOD.replace('api = "https://example.org/stac"', 'static = "sub/catalog.json"')
     found = open_catalog(written(tmp_path, text))
@@ -370,6 +382,9 @@ def test_paths_of_a_users_catalog_are_relative_to_it(tmp_path: Path) -> None:
         ('api = "https://example.org/stac"', "api = 5", "api"),
         ('api = "https://example.org/stac"', "static = 5", "static"),
         ("hosts =", 'signer = "me"\nhosts =', "signer"),
+        ("hosts =", 'login_host = "elsewhere.org"\nhosts =', "login_host"),
+        ("hosts =", "login_host = 7\nhosts =", "login_host"),
+        ("hosts =", 'token = "AWS_SECRET_ACCESS_KEY"\nhosts =', "token"),
         ('hosts = ["example.org"]', 'hosts = "example.org"', "hosts"),
         ('hosts = ["example.org"]', "hosts = 7", "hosts"),
         ('hosts = ["example.org"]', "hosts = [7]", "hosts"),

@@ -6,6 +6,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from benchmarks import faults
 from pipelines import cubes, imagery
 from stfgan_xr import rasters, store
 from stfgan_xr.errors import InputError, SourceError
-from stfgan_xr.rasters import Resampling, are_there
+from stfgan_xr.rasters import READERS, Resampling, are_there
 from stfgan_xr.remote import LONGEST_WAIT, seconds_asked, within
 from stfgan_xr.simulate import SINUSOIDAL
 from tests.range_server import Server, serving
@@ -97,8 +99,24 @@ def test_a_server_that_asks_for_patience_gets_it(server: Server) -> None:
 def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seconds_asked("3") == 3
     assert seconds_asked("999999") == LONGEST_WAIT
-    for text in (None, "", "-1", "nan", "soon", "Fri, 31 Dec 1999 23:59:59 GMT"):
+    for text in (
+        None,
+        "",
+        "-1",
+        "nan",
+        "soon",
+        "\u00b2",
+        "Fri, 31 Dec 1999 23:59:59 GMT",
+        "Fri, 99 Dec 1999 23:59:59 GMT",
+    ):
         assert seconds_asked(text) == 0
+
+
+def test_patience_may_be_asked_for_until_a_moment() -> None:
+    now = datetime.now(UTC)
+    assert 8 < seconds_asked(format_datetime(now + timedelta(seconds=10), usegmt=True)) <= 10
+    assert 8 < seconds_asked(format_datetime((now + timedelta(seconds=10)).replace(tzinfo=None))) <= 10
+    assert seconds_asked(format_datetime(now + timedelta(days=1), usegmt=True)) == LONGEST_WAIT
 
 
 @pytest.mark.parametrize("name", ["packed.tif", "plain.tif"])
@@ -157,9 +175,9 @@ def test_what_is_there_is_told_from_what_is_not(server: Server, tmp_path: Path) 
     write_plain(tmp_path / "a.tif")
     urls = [server.url(f"{how}/plain.tif") for how in ("ok", "fail-404-9", "fail-410-9", "fail-503-2", "reset-1")]
     urls += [str(tmp_path / "a.tif"), str(tmp_path / "b.tif")]
-    assert are_there(urls, "none", lambda _: True) == [True, False, False, True, True, True, False]
+    assert are_there(urls, READERS["none"]) == [True, False, False, True, True, True, False]
     with pytest.raises(SourceError, match="403"):
-        are_there([*urls, server.url("fail-403-9/plain.tif")], "none", lambda _: True)
+        are_there([*urls, server.url("fail-403-9/plain.tif")], READERS["none"])
 
 
 def test_a_token_service_that_does_not_answer_is_given_up() -> None:

@@ -165,3 +165,16 @@ def test_a_bucket_that_wants_to_be_paid_says_so(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CPL_AWS_CREDENTIALS_FILE", "none")
     with pytest.raises(SourceError, match="AWS_REQUEST_PAYER=requester"):
         whole(remote("s3://usgs-landsat/a.tif"))
+
+
+@pytest.mark.parametrize(("status", "said", "hint"), [(404, "it is not there", 0), (403, "403", 1), (503, "503", 0)])
+def test_only_a_refusal_by_a_bucket_is_about_who_pays(
+    server: Server, status: int, said: str, hint: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = {"AWS_S3_ENDPOINT": f"127.0.0.1:{server.port}", "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE"}
+    keys = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+    for name, value in (store | keys).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SourceError, match=said) as caught:
+        whole(remote(f"s3://fail-{status}-66/plain.tif"))
+    assert str(caught.value).count("requester-pays") == hint

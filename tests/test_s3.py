@@ -95,7 +95,10 @@ def test_an_image_that_is_not_in_the_bucket_is_an_error_that_names_it(
     toml = catalog(demo_world, tmp_path / "world", f"{bucket}/elsewhere", BUCKET)
     done = cubes(toml, tmp_path / "run", "--bands", "red", "--bracket-days", "8")
     assert done.returncode == 4
-    assert f"{bucket}/elsewhere/landsat-c2-l2/" in done.stderr
+    said = " ".join(done.stderr.split())
+    assert f"{bucket}/elsewhere/landsat-c2-l2/" in said
+    assert "it is not there" in said
+    assert "requester-pays" not in said
 
 
 def test_another_bucket_is_refused(bucket: str, demo_world: Path, tmp_path: Path) -> None:
