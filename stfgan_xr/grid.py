@@ -121,7 +121,8 @@ def nested_grid(
     (32650, 0, 15.0)
     """
     target = parse_crs(crs) if crs else _utm(area)
-    box = area.to_crs(target, resolution=0.01).boundingbox
+    bounds = area.boundingbox
+    box = area.to_crs(target, resolution=max(0.01, (bounds.right - bounds.left) / 1000)).boundingbox
     if not all(math.isfinite(value) for value in box):
         raise InputError(f"the area cannot be projected to {target.to_string()}; split it, or choose another --crs")
     cell = resolution * ratio

@@ -91,18 +91,22 @@ CONTINENTS = ["-18,-35,52,38", "60,10,150,55", "-180,-60,180,70", "-82,-56,-34,1
 
 
 @pytest.mark.parametrize("area", CONTINENTS)
-def test_a_continent_is_refused_at_once_with_little_memory(area: str) -> None:
+def test_a_continent_is_refused_at_once(area: str) -> None:
     polygon = read_aoi(area)
     nested_grid(read_aoi("114,22,114.1,22.1"))  # pyproj reads its database
     refused = pytest.raises(InputError, match=r"needs \d+ x \d+ pixels of 30 m, .* at most 200000 a side: split it")
-    started = time.monotonic()
+    started = time.process_time()
     with refused as caught:
         nested_grid(polygon)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     assert "\n" not in str(caught.value)
+
+
+def test_refusing_a_continent_takes_little_memory() -> None:
+    area = read_aoi(CONTINENTS[0])
     tracemalloc.start()
-    with refused:
-        nested_grid(polygon)
+    with pytest.raises(InputError, match="split it"):
+        nested_grid(area)
     assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     tracemalloc.stop()
 
