@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,7 @@ from stfgan_xr.cluster import connect, cores, run
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import RATIO, coarse_grid, describe, nested_grid, parse_crs, ratio_of, tile_step
+from stfgan_xr.region import Region
 from stfgan_xr.scenes import ITEMS
 from stfgan_xr.sensors import BANDS
 
@@ -155,6 +156,8 @@ class Source:
         Bands of both.
     origin
         JSON values for run.json: catalog or pairs, and what was found.
+    region
+        The area on the fine grid; none with pairs.
     """
 
     landsat: xr.Dataset
@@ -163,6 +166,12 @@ class Source:
     ratio: int
     bands: tuple[str, ...]
     origin: dict[str, Any]
+    region: Region | None = None
+
+    @property
+    def cells(self) -> Region | None:
+        """The area on the coarse grid."""
+        return None if self.region is None else replace(self.region, ratio=self.ratio)
 
 
 def parse_bands(text: str | None, known: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -324,7 +333,8 @@ def _from_catalog(request: Request, folder: Folder, keep: bool) -> Source:
     fine = open_catalog(request.catalog or "")
     coarse = open_catalog(request.coarse_catalog) if request.coarse_catalog else fine
     sides = _sides(request, fine, coarse)
-    grid = nested_grid(read_aoi(_area(request, fine)), crs=request.crs, phase=sides[0].phase)
+    area = read_aoi(_area(request, fine))
+    grid = nested_grid(area, crs=request.crs, phase=sides[0].phase)
     landsat, modis = _search(request, folder, (fine, coarse), keep)
     margin = timedelta(days=request.bracket_days + COARSE_MARGIN)
     every_day = calendar.day_range(request.days[0] - margin, request.days[-1] + margin)
@@ -348,7 +358,7 @@ def _from_catalog(request: Request, folder: Folder, keep: bool) -> Source:
     return Source(
         load(landsat, grid, side=sides[0], bands=request.bands, tile=_tile(grid, RATIO)),
         load(modis, coarse_grid(grid), side=sides[1], bands=request.bands, days=every_day, tile=COARSE_TILE),
-        grid, RATIO, request.bands, origin,
+        grid, RATIO, request.bands, origin, Region(grid, area),
     )  # fmt: skip
 
 
@@ -399,9 +409,10 @@ def write_cubes(source: Source, folder: Folder, client: Client | None) -> dict[s
     """Write what is missing of both cubes and seal them; their states."""
     states = {}
     identity = {"origin": source.origin}
+    regions = {"landsat.zarr": source.region, "modis.zarr": source.cells}
     for name, (dataset, layout) in cube_layouts(source).items():
         path = folder / name
-        pending = store.prepare(path, layout, identity)
+        pending = store.prepare(path, layout, identity, region=regions[name])
         write_blocks(name, store.write_tasks(dataset, path, layout, pending), pending, layout, client)
         states[name] = store.seal(path)
     return states

@@ -25,6 +25,8 @@ RATIO = 16
 RESOLUTION = 30.0
 LANDSAT_PHASE = 15.0
 LARGEST_SIDE = 200_000
+DENSE = 0.01
+"""Degrees between the points of an area's edges when it is projected: they are then off by centimetres."""
 # Blocks start on multiples of this many fine pixels: whole cells of the progressive schedule's coarsest grid.
 NETWORK_STEP = 16
 
@@ -90,7 +92,7 @@ def nested_grid(
     (32650, 0, 15.0)
     """
     target = parse_crs(crs) if crs else CRS.from_epsg(utm_epsg(*middle(area)))
-    box = area.to_crs(target, resolution=0.01).boundingbox
+    box = area.to_crs(target, resolution=DENSE).boundingbox
     if not all(math.isfinite(value) for value in box):
         raise InputError(f"the area cannot be projected to {crs or target.to_string()}; choose another --crs")
     cell = resolution * ratio
@@ -201,6 +203,10 @@ class Window:
         Window(top=12, bottom=36, left=-4, right=20)
         """
         return Window(self.top - n, self.bottom + n, self.left - n, self.right + n)
+
+    def move(self, rows: int, columns: int) -> Window:
+        """The window further down and to the right."""
+        return Window(self.top + rows, self.bottom + rows, self.left + columns, self.right + columns)
 
     def cells(self, ratio: int) -> Window:
         """The same ground in coarse cells; the window must hold whole cells."""

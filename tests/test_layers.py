@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS: dict[str, int] = {
-    **dict.fromkeys(("errors", "days", "aoi", "sensors", "grid", "metrics", "files"), 0),
+    **dict.fromkeys(("errors", "days", "aoi", "sensors", "grid", "metrics", "files", "region"), 0),
     **dict.fromkeys(("scenes", "catalog", "inspection", "remote", "rasters", "store", "checkpoint", "landscape"), 1),
     **dict.fromkeys(("load", "predictors", "brackets", "datasets", "simulate"), 2),
     **dict.fromkeys(("fusion", "cluster", "plots", "evaluation"), 3),
@@ -21,7 +21,7 @@ LAYERS: dict[str, int] = {
 }
 # Facts may use facts: the order in which layer 0 is built.
 WITHIN = {
-    ("files", "errors"), ("days", "errors"), ("aoi", "errors"), ("grid", "errors"), ("grid", "aoi"),
+    ("files", "errors"), ("days", "errors"), ("aoi", "errors"), ("grid", "errors"), ("grid", "aoi"), ("region", "grid"), ("region", "aoi"),
     ("catalog", "scenes"), ("rasters", "remote"), ("inspection", "catalog"), ("inspection", "scenes"),
     # A bracket is described where predictors are; the series that predictors see come from brackets.
     ("brackets", "predictors"), ("evaluation", "fusion"),
