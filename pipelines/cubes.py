@@ -107,9 +107,10 @@ def write_cubes(source: Source, folder: Folder, client: Client | None) -> dict[s
     """Write what is missing of both cubes and seal them; their states."""
     states = {}
     identity = {"origin": source.origin}
+    regions = {"landsat.zarr": source.region, "modis.zarr": source.cells}
     for name, (dataset, layout) in cube_layouts(source).items():
         path = folder / name
-        pending = store.prepare(path, layout, identity)
+        pending = store.prepare(path, layout, identity, region=regions[name])
         write_blocks(name, store.write_tasks(dataset, path, layout, pending), pending, layout, client)
         states[name] = store.seal(path)
     return states

@@ -92,13 +92,13 @@ def _show_plan(run: Run, source: Source) -> None:
     out.print(f"memory  about {_size(job.memory())} a worker")
 
 
-def _say_done(run: Run, coverage: float) -> None:
-    out.print(f"done: {run.result}, {calendar.describe(run.request.days)}, {coverage:.1%} of the pixels have a value")
+def _say_done(run: Run, coverage: float, of: str) -> None:
+    out.print(f"done: {run.result}, {calendar.describe(run.request.days)}, {coverage:.1%} of the {of} have a value")
     out.print(f"open it with  stfgan_xr.open_cube({str(run.result)!r})", markup=False, soft_wrap=True)
 
 
 def _coverage(path: Folder) -> float:
-    """Share of pixels that have a value, from the records of the blocks."""
+    """Share of the pixels of the area that have a value, from the records of the blocks."""
     records = store.records(path)
     return float(sum(r["valid"] for r in records) / max(sum(r["pixels"] for r in records), 1))
 
@@ -116,7 +116,7 @@ def _execute(run: Run, source: Source, client: Any) -> dict[str, Any]:
     job = run.job(landsat, modis)
     identity = run.identity() | {"inputs": {name: state["sha256"] for name, state in states.items()}}
     attributes = {"title": f"Daily Landsat-like reflectance by {run.method}", "source": json.dumps(source.origin)}
-    pending = store.prepare(run.result, job.layout, identity, attributes)
+    pending = store.prepare(run.result, job.layout, identity, attributes, source.region)
     cubes.write_blocks(f"fused.zarr ({run.method})", job.write_tasks(run.result, pending), pending, job.layout, client)
     return states | {"fused.zarr": store.seal(run.result)}
 
@@ -187,7 +187,7 @@ def command(
             f"{run.result}: no pixel has a clear Landsat observation within {bracket_days} days and MODIS; "
             "widen --bracket-days or choose other --dates"
         )
-    _say_done(run, coverage)
+    _say_done(run, coverage, "pixels" if source.region is None else "pixels in the area")
 
 
 if __name__ == "__main__":

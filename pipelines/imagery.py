@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from stfgan_xr.aoi import middle, read_aoi
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import RATIO, coarse_grid, nested_grid, parse_crs, ratio_of, tile_step
+from stfgan_xr.region import Region
 from stfgan_xr.scenes import ITEMS
 from stfgan_xr.sensors import BANDS
 
@@ -115,6 +116,8 @@ class Source:
         Bands of both.
     origin
         JSON values for run.json: catalog or pairs, and what was found.
+    region
+        The area on the fine grid; none with pairs.
     """
 
     landsat: xr.Dataset
@@ -123,6 +126,12 @@ class Source:
     ratio: int
     bands: tuple[str, ...]
     origin: dict[str, Any]
+    region: Region | None = None
+
+    @property
+    def cells(self) -> Region | None:
+        """The area on the coarse grid."""
+        return None if self.region is None else replace(self.region, ratio=self.ratio)
 
 
 def parse_bands(text: str | None, known: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -321,7 +330,8 @@ def _from_catalog(request: Request, folder: Folder, keep: bool) -> Source:
     fine = open_catalog(request.catalog or "")
     coarse = open_catalog(request.coarse_catalog) if request.coarse_catalog else fine
     sides = _sides(request, fine, coarse)
-    grid = nested_grid(read_aoi(_area(request, fine)), crs=request.crs, phase=sides[0].phase)
+    area = read_aoi(_area(request, fine))
+    grid = nested_grid(area, crs=request.crs, phase=sides[0].phase)
     landsat, both = _search(request, folder, (fine, coarse), keep)
     items = folder.read(ITEMS) or b"" if keep else b""
     origin = {
@@ -342,7 +352,7 @@ def _from_catalog(request: Request, folder: Folder, keep: bool) -> Source:
         load(*parts["Landsat"][:1], grid, side=sides[0], bands=request.bands, tile=tile_of(grid, RATIO),
              to_oli=request.bandpass),
         _coarse(request, folder, coarse_grid(grid), parts, origin, keep),
-        grid, RATIO, request.bands, origin,
+        grid, RATIO, request.bands, origin, Region(grid, area),
     )  # fmt: skip
 
 

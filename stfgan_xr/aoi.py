@@ -9,6 +9,8 @@ from typing import Any
 
 from odc.geo.geom import BoundingBox, Geometry, box, unary_union
 from shapely import make_valid
+from shapely import unary_union as shapely_union
+from shapely.affinity import translate
 
 from stfgan_xr.errors import InputError
 
@@ -62,7 +64,8 @@ def _finite(coordinates: Any) -> bool:
     return not isinstance(coordinates, float) or math.isfinite(coordinates)
 
 
-def _valid(area: Geometry) -> Geometry:
+def valid(area: Geometry) -> Geometry:
+    """An area whose rings neither cross themselves nor each other."""
     # buffer(0) alone would drop half of a ring that crosses itself; after make_valid it drops stray lines only.
     return area if area.is_valid else Geometry(make_valid(area.geom), area.crs).buffer(0)
 
@@ -85,7 +88,7 @@ def _from_file(path: Path) -> Geometry:
     if not all(_finite(geometry["coordinates"]) for geometry in found):
         raise InputError(f"--aoi {path}: not on Earth; a coordinate is not a finite number")
     try:
-        union = unary_union(_valid(Geometry(geometry, WGS84)) for geometry in found)
+        union = unary_union(valid(Geometry(geometry, WGS84)) for geometry in found)
     except Exception as error:  # shapely raises many types for broken coordinates
         raise InputError(f"--aoi {path}: its coordinates cannot be read ({str(error).splitlines()[0]})") from None
     if union is None:
@@ -104,7 +107,7 @@ def _check(area: Geometry, where: str) -> Geometry:
             + "latitude and longitude look swapped: " * (sides[0] <= 90 < sides[1] <= 180)
             + "GeoJSON wants longitude, latitude, and areas cut where they cross 180 degrees"
         )
-    return _valid(area)
+    return valid(area)
 
 
 def read_aoi(text: str | Path) -> Geometry:
@@ -135,19 +138,26 @@ def parts(area: Geometry) -> list[Any]:
     return list(getattr(area.geom, "geoms", [area.geom]))
 
 
-def middle(area: Geometry) -> tuple[float, float]:
-    """Longitude and latitude of the middle of an area's bounds, in degrees.
+def joined(area: Geometry) -> Geometry:
+    """An area with its parts on both sides of 180 degrees put together, if RFC 7946 had it cut there.
 
-    Of an area that is cut at 180 degrees, as RFC 7946 wants it, the parts on both sides are put together first.
+    >>> joined(read_aoi("178,-20,-179,-18")).boundingbox.right
+    181.0
+    """
+    bounds = area.boundingbox
+    polygons = parts(area)
+    if bounds.left != -180 or bounds.right != 180 or any(p.bounds[2] - p.bounds[0] >= 180 for p in polygons):
+        return area
+    east = [translate(polygon, 360) if polygon.bounds[0] < 0 else polygon for polygon in polygons]
+    return Geometry(shapely_union(east), WGS84)
+
+
+def middle(area: Geometry) -> tuple[float, float]:
+    """Longitude and latitude of the middle of an area's bounds, in degrees, also across 180 degrees.
 
     >>> middle(read_aoi("178,-20,-179,-18"))
     (179.5, -19.0)
     """
-    bounds = area.boundingbox
-    boxes = [part.bounds for part in parts(area)]
-    west, east = bounds.left, bounds.right
-    if west == -180 and east == 180 and all(right - left < 180 for left, _, right, _ in boxes):
-        west = min(left for left, *_ in boxes if left >= 0)
-        east = 360 + max(right for left, _, right, _ in boxes if left < 0)
-    longitude = (west + east) / 2
+    bounds = joined(area).boundingbox
+    longitude = (bounds.left + bounds.right) / 2
     return longitude - 360 if longitude > 180 else longitude, (bounds.bottom + bounds.top) / 2

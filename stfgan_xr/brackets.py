@@ -125,7 +125,8 @@ def series(dataset: xr.Dataset, bands: Sequence[str] | None = None) -> DatasetSe
     absent = [name for name in names if name not in dataset]
     if absent:
         raise InputError(f"there is no band {', '.join(absent)}; there are {', '.join(band_names(dataset))}")
-    part = dataset[[*names, *(["qa"] if "qa" in dataset else [])]].sortby("time")
+    # Without what says where pixels lie: a block knows its window, and all of this travels with it.
+    part = dataset[[*names, *(["qa"] if "qa" in dataset else [])]].reset_coords(drop=True).sortby("time")
     return DatasetSeries(part, names, (dataset.sizes["y"], dataset.sizes["x"]))
 
 

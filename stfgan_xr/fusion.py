@@ -247,9 +247,18 @@ def _grid(dataset: xr.Dataset) -> GeoBox:
     return grid
 
 
-def _write_block(path: store.Where, layout: store.Layout, block: store.Block, arrays: Arrays) -> dict[str, Any]:
-    nodata = (arrays["qa"] & np.uint16(Quality.NODATA)) != 0
-    return store.write_block(path, layout, block, arrays, pixels=nodata.size, valid=int((~nodata).sum()))
+def _write_block(
+    path: store.Where, layout: store.Layout, block: store.Block, sources: tuple[Any, Any], *arguments: Any
+) -> dict[str, Any]:
+    """Fuse and write one block; counted are the pixels of the area. Outside of it nothing is read or computed."""
+    inside = store.inside(path, block.window)
+    if inside is not None and not inside.any():
+        return store.write_block(path, layout, block, store.fill(layout, block), outside=True, pixels=0, valid=0)
+    arrays = fuse_block(*sources, *arguments)
+    valid = (arrays["qa"] & np.uint16(Quality.NODATA)) == 0
+    inside = np.ones(block.window.shape, bool) if inside is None else inside
+    pixels = int(inside.sum()) * len(valid)
+    return store.write_block(path, layout, block, arrays, pixels=pixels, valid=int((valid & inside).sum()))
 
 
 @dataclass(frozen=True)
@@ -276,10 +285,13 @@ class Job:
 
     def block(self, block: store.Block) -> Delayed:
         """The arrays of one block as a task, which gets just the part of the series that it needs."""
-        days = [to_number(day) for day in self.layout.days[block.first : block.last]]
-        arguments = (self.predictor, block.window, days, self.options)
-        task: Delayed = delayed(fuse_block, pure=False)(*self._sources(block.window, days), *arguments)
+        sources, *arguments = self._arguments(block)
+        task: Delayed = delayed(fuse_block, pure=False)(*sources, *arguments)
         return task
+
+    def _arguments(self, block: store.Block) -> tuple[Any, ...]:
+        days = [to_number(day) for day in self.layout.days[block.first : block.last]]
+        return self._sources(block.window, days), self.predictor, block.window, days, self.options
 
     def _sources(self, window: Window, days: Sequence[int]) -> tuple[Any, Any]:
         halo, ratio = self.predictor.halo, self.layout.ratio
@@ -293,7 +305,7 @@ class Job:
     def write_tasks(self, path: store.Where, pending: Iterable[store.Block]) -> Iterator[Delayed]:
         """One task for each block: fuse, write whole shards, return the record."""
         for block in pending:
-            yield delayed(_write_block, pure=False)(path, self.layout, block, self.block(block))
+            yield delayed(_write_block, pure=False)(path, self.layout, block, *self._arguments(block))
 
     def memory(self) -> float:
         """Bytes a worker needs for one block, roughly: its arrays, its inputs with halo, and the network's maps."""
@@ -412,13 +424,15 @@ def fuse(
     xarray.Dataset
         float32 reflectance of the bands with NaN where there is nothing to predict from, ``qa``
         (:class:`Quality`), ``days_before``, ``days_after`` (days to the clear observations used, 255: none) and
-        ``residual_<band>`` ``(time, yc, xc)``, the cell mean of the result minus the coarse image.
+        ``residual_<band>`` ``(time, yc, xc)``, the cell mean of the result minus the coarse image; ``aoi`` if
+        ``landsat`` has it.
 
     Raises
     ------
     InputError
         If bands are absent or the grids are not nested.
     """
-    return plan(
+    fused = plan(
         landsat, modis, predictor, days, bracket_days=bracket_days, keep_observed=keep_observed, tile=tile, run=run
     ).lazy()
+    return fused.assign_coords(aoi=landsat["aoi"]) if "aoi" in landsat.coords else fused

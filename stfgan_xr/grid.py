@@ -36,6 +36,8 @@ SINUSOIDAL = f"+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R={SPHERE} +units=m +no_defs"
 MOST_DISTORTED = 0.04
 """Of the size of a pixel, without a warning; UTM reaches it 12 degrees from the middle of a zone at the equator."""
 EQUAL_AREA = "choose an equal-area --crs, EPSG:3035 in Europe, EPSG:5070 in the USA, EPSG:3577 in Australia"
+DENSE = 0.01
+"""Degrees between the points of an area's edges when it is projected: they are then off by centimetres."""
 # Blocks start on multiples of this many fine pixels: whole cells of the progressive schedule's coarsest grid.
 NETWORK_STEP = 16
 
@@ -122,7 +124,7 @@ def nested_grid(
     """
     target = parse_crs(crs) if crs else _utm(area)
     bounds = area.boundingbox
-    box = area.to_crs(target, resolution=max(0.01, (bounds.right - bounds.left) / 1000)).boundingbox
+    box = area.to_crs(target, resolution=max(DENSE, (bounds.right - bounds.left) / 1000)).boundingbox
     if not all(math.isfinite(value) for value in box):
         raise InputError(f"the area cannot be projected to {target.to_string()}; split it, or choose another --crs")
     cell = resolution * ratio
@@ -242,6 +244,10 @@ class Window:
         Window(top=12, bottom=36, left=-4, right=20)
         """
         return Window(self.top - n, self.bottom + n, self.left - n, self.right + n)
+
+    def move(self, rows: int, columns: int) -> Window:
+        """The window further down and to the right."""
+        return Window(self.top + rows, self.bottom + rows, self.left + columns, self.right + columns)
 
     def cells(self, ratio: int) -> Window:
         """The same ground in coarse cells; the window must hold whole cells."""

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -38,19 +38,24 @@ from stfgan_xr.days import to_number
 from stfgan_xr.errors import IncompleteError, InputError
 from stfgan_xr.files import Folder, LocalFolder, ObjectFolder, as_folder
 from stfgan_xr.grid import Window, coarse_grid, georeference, tiles
+from stfgan_xr.region import Region
 from stfgan_xr.sensors import FILL, SCALE, Observation, to_reflectance
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
 Array = npt.NDArray[Any]
+Decode = Callable[[Any], Array]
 Where = str | Path | Folder
 """A cube's name: a local folder, or ``s3://bucket/prefix``."""
 ROOT = "zarr.json"
 RECORDS = "blocks"  # a Zarr group of its own: other files in a group make zarr warn
 CREATING = "creating"
+AOI = "aoi"
 FINE, COARSE = ("time", "y", "x"), ("time", "yc", "xc")
 INNER_DAYS = 8
+AOI_TILES = 4
+"""Tiles along a shard of the area's pixels: few files, and a shard takes megabytes while it is made."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,10 @@ def _inner(shard: tuple[int, ...]) -> tuple[int, ...]:
     return (days, *(side // 4 if side % 4 == 0 and side >= 256 else side for side in sides))
 
 
-def _create_variable(group: zarr.Group, name: str, variable: Variable, layout: Layout) -> None:
+_COMPRESSORS = [BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()]
+
+
+def _create_variable(group: zarr.Group, name: str, variable: Variable, layout: Layout, coordinates: str) -> None:
     scale = layout.scale(variable)
     shape = (len(layout.days), *(side // scale for side in layout.shape))
     shard = (layout.run, layout.tile // scale, layout.tile // scale)
@@ -180,11 +188,32 @@ def _create_variable(group: zarr.Group, name: str, variable: Variable, layout: L
         shards=shard,
         chunks=_inner(shard),
         fill_value=variable.fill,
-        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()],
+        compressors=_COMPRESSORS,
         dimension_names=variable.dims,
-        # xarray takes spatial_ref for a coordinate only if a variable names it as one.
-        attributes={**variable.attributes, "grid_mapping": "spatial_ref", "coordinates": "spatial_ref"},
+        # xarray takes these for coordinates only if a variable names them as such.
+        attributes={**variable.attributes, "grid_mapping": "spatial_ref", "coordinates": coordinates},
     )
+
+
+def _create_aoi(group: zarr.Group, layout: Layout, region: Region) -> None:
+    side = layout.tile * AOI_TILES
+    array = group.create_array(
+        AOI,
+        shape=layout.shape,
+        dtype="uint8",
+        shards=(side, side),
+        chunks=_inner((1, layout.tile, layout.tile))[1:],
+        fill_value=0,
+        compressors=_COMPRESSORS,
+        dimension_names=FINE[1:],
+        # xarray makes truth values of what has a dtype attribute that says so.
+        attributes={
+            "long_name": "inside the area of interest", "dtype": "bool", "flag_values": [0, 1],
+            "flag_meanings": "outside inside", "grid_mapping": "spatial_ref", "coordinates": "spatial_ref",
+        },
+    )  # fmt: skip
+    for window in tiles(layout.shape, side):
+        array.with_config({"write_empty_chunks": True})[window.slices] = region.inside(window).astype("uint8")
 
 
 def _create_coordinate(group: zarr.Group, name: str, values: Array, dims: Sequence[str], attributes: Any) -> None:
@@ -244,7 +273,7 @@ class _Complete(WrapperStore[Store]):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         found = await self._store.get(key, prototype, byte_range)
-        if found is None or not len(found):
+        if "/c/" in key and not found:
             raise IncompleteError(f"{self.folder} is damaged: {key} is gone; make the run again with --overwrite")
         return found
 
@@ -256,11 +285,16 @@ def _opened(folder: Folder, read_only: bool) -> Store:
     return LocalStore(folder.path, read_only=read_only)
 
 
-def _template(folder: Folder, layout: Layout, identity: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+def _template(
+    folder: Folder, layout: Layout, identity: Mapping[str, Any], attributes: Mapping[str, Any], region: Region | None
+) -> None:
     group = zarr.create_group(_opened(folder, False), attributes={"stfgan_xr": {"status": CREATING}})
     for name, variable in layout.variables.items():
-        _create_variable(group, name, variable, layout)
+        named = "spatial_ref aoi" if region is not None and variable.dims == FINE else "spatial_ref"
+        _create_variable(group, name, variable, layout, named)
     _create_coordinates(group, layout)
+    if region is not None:
+        _create_aoi(group, layout, region)
     shape = {"tile": layout.tile, "run": layout.run, "ratio": layout.ratio, "variables": list(layout.variables)}
     group.create_group(RECORDS)
     # Last: from here on it is a cube.
@@ -270,12 +304,13 @@ def _template(folder: Folder, layout: Layout, identity: Mapping[str, Any], attri
     )
 
 
-def full_identity(layout: Layout, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same cube: the given parameters, the grid, the days and the layout."""
+def full_identity(layout: Layout, identity: Mapping[str, Any], region: Region | None = None) -> dict[str, Any]:
+    """What makes two runs the same cube: the given parameters, the grid, the area, the days and the layout."""
     grid = georeference(layout.grid)
     return {
         **identity,
         "grid": [grid.get("proj:code") or grid.get("proj:wkt2"), *grid["spatial:transform"], *grid["spatial:shape"]],
+        **({} if region is None else {"area": region.digest}),
         "days": [day.isoformat() for day in layout.days],
         "variables": sorted(layout.variables),
         "tile": layout.tile,
@@ -299,7 +334,11 @@ def refuse_difference(path: Where, stored: Mapping[str, Any], wanted: Mapping[st
 
 
 def prepare(
-    path: Where, layout: Layout, identity: Mapping[str, Any], attributes: Mapping[str, Any] | None = None
+    path: Where,
+    layout: Layout,
+    identity: Mapping[str, Any],
+    attributes: Mapping[str, Any] | None = None,
+    region: Region | None = None,
 ) -> list[Block]:
     """Create a cube, or go on with the one that is there; the blocks still to be written, in order.
 
@@ -313,19 +352,21 @@ def prepare(
         Parameters (JSON values) that must be the same for a run to go on.
     attributes
         Further attributes of the group.
+    region
+        The area it was made for, on its grid: written as the variable ``aoi``, true inside.
 
     Raises
     ------
     InputError
         If a cube with another identity is there; the difference is named.
     """
-    folder, wanted = as_folder(path), json.loads(json.dumps(full_identity(layout, identity)))
+    folder, wanted = as_folder(path), json.loads(json.dumps(full_identity(layout, identity, region)))
     if _is_there(folder):
         refuse_difference(folder, _state(folder)["identity"], wanted)
     else:
         with folder.writing(), folder.building() as new:
             new.delete(last=ROOT)
-            _template(new, layout, wanted, attributes or {})
+            _template(new, layout, wanted, attributes or {}, region)
     done = _recorded(folder)
     return [block for block in layout.blocks() if block.name not in done]
 
@@ -423,6 +464,25 @@ def write_block(path: Where, layout: Layout, block: Block, arrays: Mapping[str, 
     return record
 
 
+def fill(layout: Layout, block: Block) -> dict[str, Array]:
+    """The arrays of a block in which nothing has a value."""
+    regions = {name: layout.region(variable, block) for name, variable in layout.variables.items()}
+    return {
+        name: np.full([part.stop - part.start for part in regions[name]], variable.fill, variable.dtype)
+        for name, variable in layout.variables.items()
+    }
+
+
+def inside(path: Where, window: Window) -> Array | None:
+    """Whether each pixel of a window lies inside the area a cube was made for; None if it was made for none."""
+    folder = as_folder(path)
+    with folder.reading():
+        try:
+            return np.asarray(_shards(folder, AOI, True)[window.slices]).astype(bool)
+        except zarr.errors.ArrayNotFoundError:
+            return None
+
+
 def write_tasks(dataset: xr.Dataset, path: Where, layout: Layout, pending: Iterable[Block]) -> Iterator[Delayed]:
     """One task for each pending block of a lazy Dataset of counts: compute and write it, return the record."""
     for block in pending:
@@ -490,10 +550,10 @@ def identity_of(path: Where) -> dict[str, Any]:
 class _Stored(BackendArray):
     """A stored array, decoded while it is read: counts become float32 reflectance, filled values NaN."""
 
-    def __init__(self, folder: Folder, array: zarr.Array[Any], decode: bool) -> None:
+    def __init__(self, folder: Folder, array: zarr.Array[Any], decode: Decode | None) -> None:
         self.folder, self.array, self.decode = folder, array, decode
         self.shape = array.shape
-        self.dtype = np.dtype("float32") if decode else array.dtype
+        self.dtype = decode(np.empty(0, array.dtype)).dtype if decode else array.dtype
 
     def __getitem__(self, key: Any) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
@@ -501,7 +561,11 @@ class _Stored(BackendArray):
     def _read(self, key: tuple[Any, ...]) -> Any:
         with self.folder.reading():
             values = np.asarray(self.array[key])
-        return to_reflectance(values) if self.decode else values
+        return self.decode(values) if self.decode else values
+
+
+def _truth(values: Array) -> Array:
+    return values.astype(bool)
 
 
 def _dims(array: zarr.Array[Any]) -> tuple[str | None, ...]:
@@ -513,14 +577,19 @@ def _variable(folder: Folder, array: zarr.Array[Any], decode: bool) -> xr.Variab
     scaled = decode and "scale_factor" in array.attrs
     dropped = {"coordinates"} | ({"_FillValue", "scale_factor", "add_offset"} if scaled else set())
     attributes = {key: value for key, value in array.attrs.items() if key not in dropped}
-    return xr.Variable(dims, indexing.LazilyIndexedArray(_Stored(folder, array, scaled)), attributes)
+    stored = _Stored(folder, array, to_reflectance if scaled else None)
+    return xr.Variable(dims, indexing.LazilyIndexedArray(stored), attributes)
 
 
-def _coordinates(group: zarr.Group) -> dict[str, xr.Variable]:
+def _coordinates(folder: Folder, group: zarr.Group) -> dict[str, xr.Variable]:
     found = {}
     for name, array in group.arrays():
         if name in ("y", "x", "yc", "xc", "spatial_ref"):
             found[name] = xr.Variable(_dims(array), np.asarray(array[...]), dict(array.attrs))
+        if name == AOI:
+            attributes = {key: array.attrs[key] for key in ("long_name", "flag_values", "flag_meanings")}
+            stored = _Stored(folder, _shards(folder, AOI, True), _truth)
+            found[name] = xr.Variable(_dims(array), indexing.LazilyIndexedArray(stored), attributes)
     days = np.asarray(group["time"][...]).astype("datetime64[D]").astype("datetime64[ns]")  # type: ignore[index]
     return found | {"time": xr.Variable(("time",), days, {"standard_name": "time"})}
 
@@ -540,7 +609,7 @@ def _open_dataset(folder: Folder, decode: bool, allow_incomplete: bool) -> xr.Da
         variables = {
             name: _variable(folder, _shards(folder, name, complete), decode) for name in state["layout"]["variables"]
         }
-        return xr.Dataset(variables, _coordinates(group), dict(group.attrs))
+        return xr.Dataset(variables, _coordinates(folder, group), dict(group.attrs))
 
 
 def _shards(folder: Folder, name: str, complete: bool) -> zarr.Array[Any]:
@@ -562,7 +631,8 @@ def open_cube(path: Where, *, allow_incomplete: bool = False) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Bands ``(time, y, x)``, ``qa`` and further variables; use ``.chunk()`` for dask arrays.
+        Bands ``(time, y, x)``, ``qa`` and further variables; use ``.chunk()`` for dask arrays. A cube made for an area
+        has the coordinate ``aoi``, true inside: ``cube.where(cube.aoi)``.
 
     Raises
     ------
@@ -594,7 +664,7 @@ def content_digest(path: Where) -> str:
     """sha256 over all decoded arrays and coordinates; it does not depend on chunks or compression."""
     folder, found = as_folder(path), hashlib.sha256()
     group = _open(folder)
-    whole = set(_state(folder)["layout"]["variables"]) if _status(group) == "complete" else set()
+    whole = {*_state(folder)["layout"]["variables"], AOI} if _status(group) == "complete" else set()
     with folder.reading():
         for name, listed in sorted(group.arrays()):
             array = _shards(folder, name, True) if name in whole else listed

@@ -10,10 +10,14 @@ import numpy.typing as npt
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
 from odc.geo.xr import xr_coords
+from shapely.geometry import Polygon
+from shapely.geometry import box as shapely_box
 
 from stfgan_xr.days import to_datetime64
 from stfgan_xr.grid import coarse_grid
+from stfgan_xr.region import Region
 from stfgan_xr.sensors import FILL, Observation
 
 START = date(2020, 1, 1)
@@ -27,6 +31,14 @@ def day(number: int) -> date:
 def grid(height: int, width: int) -> GeoBox:
     """A north-up 30 m grid in UTM 50N."""
     return GeoBox((height, width), Affine(30, 0, 480_015, 0, -30, 2_400_015), "EPSG:32650")
+
+
+def corner(box: GeoBox, side: int = 50) -> Region:
+    """A triangle with a hole: the upper left of a grid, ``side`` pixels along its short sides."""
+    left, top, pixel = box.affine.c, box.affine.f, box.affine.a
+    legs, hole = side * pixel, [left + 5 * pixel, top - 8 * pixel, left + 9 * pixel, top - 5 * pixel]
+    triangle = Polygon([(left, top), (left + legs, top), (left, top - legs)]).difference(shapely_box(*hole))
+    return Region(box, Geometry(triangle, box.crs).to_crs("EPSG:4326"))
 
 
 def counts(

@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from shapely.geometry import Polygon, mapping
 
 from pipelines import fuse
 from pipelines.console import main
 from stfgan_xr import open_cube, store
+from stfgan_xr.aoi import read_aoi
 from stfgan_xr.fusion import Quality
 
 DATES = "2020-03-01/2020-03-08"
@@ -188,6 +190,35 @@ def test_workers_and_smaller_blocks_give_the_content_of_one_process(
     command = [sys.executable, "-m", "pipelines.fuse", *arguments(catalog, out), "--workers", "2", "--tile", "64"]
     subprocess.run(command, check=True, timeout=110, stderr=subprocess.DEVNULL)
     assert digest(out) == digest(finished)
+
+
+def test_an_area_of_any_shape_is_marked_and_the_rest_of_its_blocks_is_left_out(
+    catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    # A band along the diagonal, in the degrees of the demo's square.
+    square = read_aoi(str(Path(catalog).parent / "aoi.geojson")).boundingbox
+    band = Polygon([(square.left, square.top), (square.right, square.bottom), (square.left + 1e-3, square.top)])
+    (tmp_path / "band.geojson").write_text(json.dumps(mapping(band)))
+    asked = ("--aoi", str(tmp_path / "band.geojson"), "--bands", "red,nir")
+    code, text, _ = run(*arguments(catalog, tmp_path / "run"), *asked, "--tile", "64")
+    assert code == 0
+    assert "of the pixels in the area have a value" in " ".join(text.split())
+    cube, modis = open_cube(tmp_path / "run" / "fused.zarr"), open_cube(tmp_path / "run" / "modis.zarr")
+    assert 0 < cube.aoi.mean() < 0.1
+    records = store.records(tmp_path / "run" / "fused.zarr")
+    assert 0 < sum("outside" in record for record in records) < len(records)
+    assert sum(record["pixels"] for record in records) == 8 * int(cube.aoi.sum())
+    valid = int(np.isfinite(cube.red.where(cube.aoi)).sum())
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["coverage"] == valid / (8 * int(cube.aoi.sum()))
+    # Each fine pixel of the area lies in a cell of it.
+    cells = cube.aoi.values.reshape(len(modis.y), 16, len(modis.x), 16).any(axis=(1, 3))
+    np.testing.assert_array_equal(modis.aoi.values, cells)
+    assert run(*arguments(catalog, tmp_path / "one"), *asked)[0] == 0
+    one = open_cube(tmp_path / "one" / "fused.zarr")
+    xr.testing.assert_equal(cube.where(cube.aoi)[["red", "nir"]].load(), one.where(one.aoi)[["red", "nir"]].load())
+    assert store.content_digest(tmp_path / "run" / "landsat.zarr") == store.content_digest(
+        tmp_path / "one" / "landsat.zarr"
+    )
 
 
 def test_cubes_first_and_fusion_later_is_the_same_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 from stfgan_xr import errors, fusion, store
 from stfgan_xr.fusion import Quality
+from stfgan_xr.grid import Window
 from stfgan_xr.predictors import Bracket
 from stfgan_xr.predictors.methods import make
 from stfgan_xr.predictors.simple import BracketTensors, Delta
-from tests.synthetic import Scene, counts, day
+from stfgan_xr.region import Region
+from tests.synthetic import Scene, corner, counts, day
 
 
 def fused(scene: Scene, method: str = "delta", days: range = range(5, 33), **options: object) -> xr.Dataset:
@@ -158,9 +161,45 @@ def test_lazy_and_written_cubes_agree_whatever_they_read_from(tmp_path: Path, ki
     xr.testing.assert_equal(store.open_cube(path).load(), fused(scene, "delta", range(5, 25)))
 
 
-def stored(path: Path, dataset: xr.Dataset) -> xr.Dataset:
+def test_outside_of_the_area_nothing_is_computed_and_inside_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CountingDelta, "prepared", 0)
+    scene = Scene(height=192, width=192, cloud=0.4)
+    region = corner(scene.fine, 100)
+    landsat = stored(tmp_path / "l.zarr", scene.landsat, region)
+    modis = stored(tmp_path / "m.zarr", scene.modis, replace(region, grid=scene.fine, ratio=16))
+    targets, path = [day(n) for n in range(5, 25)], tmp_path / "fused.zarr"
+    job = fusion.plan(landsat, modis, CountingDelta(scene.bands), targets, tile=64, run=20)
+    pending = store.prepare(path, job.layout, {}, region=region)
+    records = {b.name: task.compute() for b, task in zip(pending, job.write_tasks(path, pending), strict=True)}
+    store.seal(path)
+    expected = fused(scene, "delta", range(5, 25))
+    inside = region.inside(Window(0, 192, 0, 192))
+    assert sum(r["pixels"] for r in records.values()) == inside.sum() * 20
+    assert sum(r["valid"] for r in records.values()) == (np.isfinite(expected.red.values) & inside).sum()
+    cube = store.open_cube(path)
+    for block in pending:
+        rows, columns = block.window.slices
+        if inside[rows, columns].any():
+            assert "outside" not in records[block.name]
+            xr.testing.assert_equal(cube.isel(y=rows, x=columns)[["red", "nir", "qa"]].drop_vars("aoi").load(),
+                                    expected.isel(y=rows, x=columns)[["red", "nir", "qa"]])  # fmt: skip
+        else:
+            assert records[block.name]["outside"]
+            assert np.isnan(cube.red[:, rows, columns]).all()
+            assert (cube.qa[:, rows, columns] == int(Quality.NODATA)).all()
+    assert sum("outside" in r for r in records.values()) == 6
+    done = CountingDelta.prepared
+    job.lazy().red.compute()
+    assert CountingDelta.prepared - done > 2 * done
+    lazy = fusion.fuse(landsat, modis, make("delta", scene.bands), targets)
+    xr.testing.assert_equal(lazy.aoi, cube.aoi)
+
+
+def stored(path: Path, dataset: xr.Dataset, region: Region | None = None) -> xr.Dataset:
     layout = store.dataset_layout(dataset, dataset.odc.geobox, ("red", "nir"), tile=64, run=3)
-    for task in store.write_tasks(dataset, path, layout, store.prepare(path, layout, {})):
+    for task in store.write_tasks(dataset, path, layout, store.prepare(path, layout, {}, region=region)):
         task.compute(scheduler="synchronous")
     store.seal(path)
     return store.open_cube(path)
@@ -176,7 +215,8 @@ class CountingDelta(Delta):
         return super().prepare(bracket)
 
 
-def test_a_window_of_a_lazy_result_computes_only_its_blocks() -> None:
+def test_a_window_of_a_lazy_result_computes_only_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CountingDelta, "prepared", 0)
     scene = Scene(height=256, width=256, cloud=0)
     targets = [day(n) for n in range(13, 18)]
     lazy = fusion.fuse(scene.landsat, scene.modis, CountingDelta(scene.bands), targets, tile=64)

@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS: dict[str, int] = {
-    **dict.fromkeys(("errors", "days", "aoi", "sensors", "grid", "means", "metrics", "files", "harmonise"), 0),
+    **dict.fromkeys(
+        ("errors", "days", "aoi", "sensors", "grid", "means", "metrics", "files", "region", "harmonise"), 0
+    ),
     **dict.fromkeys(
         ("scenes", "catalog", "inspection", "remote", "hdf5", "rasters", "store", "checkpoint", "landscape"), 1
     ),
@@ -24,7 +26,7 @@ LAYERS: dict[str, int] = {
 # Facts may use facts: the order in which layer 0 is built.
 WITHIN = {
     ("files", "errors"), ("days", "errors"), ("aoi", "errors"), ("grid", "errors"), ("grid", "aoi"),
-    ("harmonise", "errors"), ("harmonise", "sensors"),
+    ("region", "grid"), ("region", "aoi"), ("harmonise", "errors"), ("harmonise", "sensors"),
     ("catalog", "scenes"), ("rasters", "remote"), ("rasters", "hdf5"), ("inspection", "catalog"), ("inspection", "scenes"),
     # A bracket is described where predictors are; the series that predictors see come from brackets.
     ("brackets", "predictors"), ("evaluation", "fusion"),

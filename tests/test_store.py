@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from stfgan_xr import errors, files, store
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import Window
+from stfgan_xr.region import Region
 from tests.conftest import CREDENTIALS
 from tests.object_server import Objects, always
-from tests.synthetic import Scene, day, grid
+from tests.synthetic import Scene, corner, day, grid
 
 
 def small_layout(height: int = 96, width: int = 80, days: int = 10, tile: int = 64, run: int = 4) -> store.Layout:
@@ -32,11 +33,11 @@ def random_block(layout: store.Layout, block: store.Block, rng: np.random.Genera
     return {n: rng.integers(0, 9000, shape).astype(v.dtype) for n, v in layout.variables.items()}
 
 
-def write_all(path: store.Where, layout: store.Layout) -> dict[str, np.ndarray]:
+def write_all(path: store.Where, layout: store.Layout, region: Region | None = None) -> dict[str, np.ndarray]:
     rng, whole = np.random.default_rng(1), {}
     for name, variable in layout.variables.items():
         whole[name] = np.zeros((len(layout.days), *layout.shape), variable.dtype)
-    for block in store.prepare(path, layout, {"seed": 1}):
+    for block in store.prepare(path, layout, {"seed": 1}, region=region):
         arrays = random_block(layout, block, rng)
         store.write_block(path, layout, block, arrays)
         for name, array in arrays.items():
@@ -193,6 +194,62 @@ def test_json_is_replaced_in_one_step(tmp_path: Path) -> None:
     files.write_json(tmp_path / "a.json", {"b": 1})
     assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+# ---------------------------------------------------------------- the area
+
+
+def test_the_area_is_a_coordinate_true_inside(folder: Folder) -> None:
+    path, layout = folder / "a.zarr", small_layout()
+    whole = write_all(path, layout, corner(layout.grid))
+    store.seal(path)
+    expected = corner(layout.grid).inside(Window(0, 96, 0, 80))
+    assert 0.1 < expected.mean() < 0.2
+    for cube in (store.open_cube(path), store.open_counts(path)):
+        assert cube.coords["aoi"].dtype == bool
+        assert cube.coords["aoi"].dims == ("y", "x")
+        np.testing.assert_array_equal(cube.aoi.values, expected)
+        np.testing.assert_array_equal(cube.isel(x=slice(3, 9), y=[1, 2]).aoi, expected[[1, 2], 3:9])
+        assert "aoi" not in cube.data_vars
+    np.testing.assert_array_equal(cube.where(cube.aoi).red.values, np.where(expected, whole["red"], np.nan))
+    np.testing.assert_array_equal(store.inside(path, Window(16, 48, 0, 32)), expected[16:48, :32])
+
+
+def test_plain_xarray_sees_the_area_too(tmp_path: Path) -> None:
+    layout = small_layout()
+    write_all(tmp_path / "a.zarr", layout, corner(layout.grid))
+    store.seal(tmp_path / "a.zarr")
+    plain = xr.open_zarr(tmp_path / "a.zarr", consolidated=False)
+    assert plain.coords["aoi"].dtype == bool
+    xr.testing.assert_equal(plain.aoi.compute(), store.open_cube(tmp_path / "a.zarr").aoi.load())
+    assert plain.aoi.attrs["flag_meanings"] == "outside inside"
+
+
+def test_the_area_is_part_of_what_makes_a_cube(tmp_path: Path) -> None:
+    layout, digests = small_layout(), set()
+    for name, region in (("a", corner(layout.grid)), ("b", corner(layout.grid, 48)), ("c", None)):
+        write_all(tmp_path / f"{name}.zarr", layout, region)
+        store.seal(tmp_path / f"{name}.zarr")
+        digests.add(store.content_digest(tmp_path / f"{name}.zarr"))
+    assert len(digests) == 3
+    with pytest.raises(errors.InputError, match="area was"):
+        store.prepare(tmp_path / "a.zarr", layout, {"seed": 1}, region=corner(layout.grid, 48))
+    assert "aoi" not in store.open_cube(tmp_path / "c.zarr").coords
+    assert store.inside(tmp_path / "c.zarr", Window(0, 16, 0, 16)) is None
+
+
+def test_the_area_is_made_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, asked = small_layout(height=640, width=320, tile=64), []
+    real = Region.inside
+    monkeypatch.setattr(Region, "inside", lambda region, window: (asked.append(window), real(region, window))[1])
+    store.prepare(tmp_path / "a.zarr", layout, {}, region=corner(layout.grid))
+    assert [window.shape for window in asked] == [(256, 256), (256, 64), (256, 256), (256, 64), (128, 256), (128, 64)]
+    # Written everywhere: a part that is gone is damage, not outside.
+    parts = [p for p in (tmp_path / "a.zarr" / "aoi" / "c").rglob("*") if p.is_file()]
+    assert len(parts) == 6
+    parts[0].unlink()
+    with pytest.raises(errors.IncompleteError, match=r"aoi/c/.* is gone"):
+        store.open_cube(tmp_path / "a.zarr", allow_incomplete=True).aoi.load()
 
 
 # ---------------------------------------------------------------- in an object store
