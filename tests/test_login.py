@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -18,7 +19,7 @@ from rasterio._env import del_gdal_config
 from rasterio.windows import Window
 
 from benchmarks import faults
-from stfgan_xr import catalog, rasters, remote, scenes
+from stfgan_xr import catalog, rasters, remote
 from stfgan_xr.aoi import read_aoi
 from stfgan_xr.errors import SourceError
 from stfgan_xr.grid import nested_grid
@@ -26,6 +27,7 @@ from stfgan_xr.load import load, reader_of
 from stfgan_xr.rasters import AssetReader, are_there, write_cog
 from stfgan_xr.remote import Login, RangeFile, look
 from stfgan_xr.scenes import is_allowed
+from tests import test_hdf5, viirs
 from tests.range_server import BEARER, DATA, DOOR, HOSTS, PASSWORD, SIGNED, Server, serving
 from tests.test_rasters import spec, whole
 from tests.test_remote import GRID, VALUES, write_plain
@@ -233,7 +235,7 @@ def test_a_signed_address_that_ends_is_asked_for_anew(server: Server, user: Call
         found = asset.read(Window(column, 0, 16, 320))
         np.testing.assert_array_equal(found, VALUES[:, column : column + 16])
         if column in (96, 192):
-            rasters.time.sleep(0.5)
+            time.sleep(0.5)
     assert len({request["path"] for request in server.sent(SIGNED)}) > 2
     assert len(server.sent(DOOR)) == 1
 
@@ -254,11 +256,28 @@ def test_an_end_in_the_middle_of_a_file_of_ranges_is_an_error_that_passes(
     place = look(server.url("login-0.3/plain.tif"), ALLOWED, LOGIN)
     file = RangeFile(place.address, place.tag)
     raw = file.read(16)
-    rasters.time.sleep(0.4)
+    time.sleep(0.4)
     with pytest.raises(OSError, match="HTTP response code: 403") as caught:
         file.prefetch([(2 * file.BLOCK, 16)])
     assert "canary" not in str(caught.value)
     assert raw[:2] in (b"II", b"MM")
+
+
+def test_a_field_of_hdf5_behind_a_login_is_the_local_one(
+    server: Server, user: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user("ann")
+    monkeypatch.setattr(RangeFile, "BLOCK", 2**11)
+    viirs.write(tmp_path / "a.h5", test_hdf5.AFFINE, test_hdf5.fields())
+    local = test_hdf5.reader(f"{tmp_path}/a.h5#{test_hdf5.FIELD}")
+    url = server.url(f"login-0.2/a.h5#{test_hdf5.FIELD}")
+    asset = test_hdf5.reader(url, allowed=ALLOWED, login=LOGIN)
+    for row in range(0, 96, 24):
+        window = Window(0, row, 112, 24)
+        np.testing.assert_array_equal(asset.read(window), local.read(window))
+        time.sleep(0.15)
+    assert len({request["path"] for request in server.sent(SIGNED)}) > 1
+    assert len(server.sent(DOOR)) == 1
 
 
 def test_nothing_secret_reaches_the_log(
@@ -346,4 +365,3 @@ def test_a_graph_holds_no_secret(demo_world: Path, user: Callable[..., None], tm
     assert reader_of(known)(
         url="http://127.0.0.1/a.tif", spec=None, resampling=None, dtype="u1", fill_value=0
     ).login == Login(DOOR, HINT)
-    assert scenes.TOKENS.keys() == {"EARTHDATA_TOKEN"}
