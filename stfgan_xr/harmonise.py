@@ -135,13 +135,19 @@ def fit(reference: Counts, other: Counts) -> Fit:
     wanted, given = reference[both] * SCALE, other[both] * SCALE
     if not wanted.size:
         return Fit(Linear(), 0, 0.0, 0.0)
-    weights, spread, linear = np.ones(wanted.shape), SCALE, Linear()
-    for _ in range(ROUNDS):
-        linear = _least_squares(wanted, given, weights, spread)
-        away = np.abs(wanted - linear.gain * given - linear.offset)
+    weights, spread = np.ones(wanted.shape), 0.0
+    for _ in range(ROUNDS):  # without the prior, which would hold a bad start
+        away = _away(_least_squares(wanted, given, weights, 0.0), wanted, given)
         spread = max(1.4826 * float(np.median(away)), SCALE)
         weights = (1 - np.minimum(away / (OUTLIER * spread), 1) ** 2) ** 2
+    linear = _least_squares(wanted, given, weights, spread)
+    away = _away(linear, wanted, given)
     return Fit(linear, int((weights > 0).sum()), _rms(wanted - given), _rms(away))
+
+
+def _away(linear: Linear, wanted: npt.NDArray[np.float64], given: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    away: npt.NDArray[np.float64] = np.abs(wanted - linear.gain * given - linear.offset)
+    return away
 
 
 def _rms(values: npt.NDArray[np.float64]) -> float:
@@ -154,7 +160,7 @@ def _least_squares(
     total = weights.sum()
     middle_wanted, middle_given = weights @ wanted / total, weights @ given / total
     across, along = given - middle_given, wanted - middle_wanted
-    prior = CAUTION * total * spread**2
+    prior = CAUTION * total * spread**2 + 1e-12  # of even ground without noise
     gain = (weights * across @ along + prior) / (weights * across @ across + prior)
     offset = (middle_wanted - gain * middle_given) * total / (total + PRIOR_CELLS)
     return Linear(round(float(gain), 6), round(float(offset), 6))
