@@ -66,7 +66,7 @@ def test_delta_linear_and_persistence_by_hand(ratio: int) -> None:
     seed=st.integers(0, 999),
     tile=st.sampled_from([64, 128]),
     run=st.integers(1, 12),
-    method=st.sampled_from(["delta", "linear"]),
+    method=st.sampled_from(["delta", "linear", "progress"]),
     ratio=st.sampled_from([16, 8]),
 )
 def test_tiles_and_runs_do_not_change_a_single_pixel(seed: int, tile: int, run: int, method: str, ratio: int) -> None:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stfgan_xr.errors import InputError
+from stfgan_xr.grid import RATIO
 from stfgan_xr.predictors import Predictor
+from stfgan_xr.predictors.progress import Progress
 from stfgan_xr.predictors.simple import Delta, Linear, Persistence
 
 _SIMPLE = {"persistence": Persistence, "linear": Linear, "delta": Delta}
-METHODS = ("stfgan", *_SIMPLE)
+METHODS = ("stfgan", "progress", *_SIMPLE)
 """Names of the methods, the default first."""
 
 
@@ -36,10 +38,12 @@ def make(method: str, bands: Sequence[str], model: str | Path | None = None, rat
     >>> make("delta", ["red", "nir"]).bands
     ('red', 'nir')
     """
+    if method != "stfgan" and method in METHODS and model is not None:
+        raise InputError(f"--model: {method} has no weights; leave it out")
     if method in _SIMPLE:
-        if model is not None:
-            raise InputError(f"--model: {method} has no weights; leave it out")
         return _SIMPLE[method](tuple(bands))
+    if method == "progress":
+        return Progress(tuple(bands), RATIO if ratio is None else ratio)
     if method == "stfgan":
         from stfgan_xr.predictors.stfgan import load
 

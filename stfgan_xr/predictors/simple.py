@@ -55,10 +55,14 @@ def to_tensors(bracket: Bracket, device: torch.device) -> BracketTensors:
     return BracketTensors(**tensors, ratio=bracket.ratio, halo=bracket.halo, margin=bracket.halo.fine)
 
 
+def share_of_time(day_before: Tensor, day_after: Tensor, day: int) -> Tensor:
+    """Share of the time between two days that has passed on a day, held within 0 to 1."""
+    return ((day - day_before) / (day_after - day_before).clamp(min=1)).clamp(0, 1)
+
+
 def weight_after(pair: BracketTensors, day: int) -> Tensor:
     """Weight ``(y, x)`` of the later observation: 0 on the day of the earlier one, 1 on its own, held outside."""
-    span = (pair.day_after - pair.day_before).clamp(min=1)
-    return ((day - pair.day_before) / span).clamp(0, 1)
+    return share_of_time(pair.day_before, pair.day_after, day)
 
 
 def linear(pair: BracketTensors, day: int) -> Tensor:
