@@ -22,7 +22,7 @@ from tests.synthetic import Scene, corner, counts, day
 
 
 def fused(scene: Scene, method: str = "delta", days: range = range(5, 33), **options: object) -> xr.Dataset:
-    predictor = make(method, scene.bands)
+    predictor = make(method, scene.bands, ratio=scene.ratio)
     targets = [day(n) for n in days]
     return fusion.fuse(scene.landsat, scene.modis, predictor, targets, **options).compute()  # type: ignore[arg-type]
 

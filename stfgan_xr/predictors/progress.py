@@ -27,11 +27,10 @@ NOISE_SHARE, LEAST_NOISE = 0.35, 0.002
 """Part of the mean square difference of coarse and fine change that is noise of one coarse image, and reflectance that
 this noise is at least."""
 CAUTION = 8.0
-"""As many times the noise, in squares and for each band, a change must be to weigh as much as the calendar."""
+"""As many times the noise, in squares and a band, as a change must be to outweigh the calendar."""
 SMOOTHING, REACH = 1.5, 4
-"""Days of the Gaussian that the coarse level is smoothed by, and days on either side that it sees: its noise from day to
-day would become the image's. The progress is read from the day itself, which events do not share with their
-neighbours."""
+"""Days of the Gaussian that the coarse level is smoothed by, and days on either side that it sees: its noise from day
+to day would become the image's. Progress is read from the day itself: events are not shared with the days before."""
 CELLS = AROUND + 1
 """Coarse halo: the noise around the cells that a bilinear value comes from."""
 
@@ -47,14 +46,13 @@ def halo(ratio: int) -> Halo:
 
 def smoothed(coarse: CoarseWindow, day: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """The coarse level ``(band, cy, cx)`` of a day: a Gaussian mean of the days around it."""
-    away = np.asarray(coarse.series_days) - day
-    weights = np.where(np.abs(away) <= REACH, np.exp(-0.5 * (away / SMOOTHING) ** 2), 0).astype(np.float32)
-    weights /= weights.sum()
-    near = np.flatnonzero(weights)
+    first, last = coarse.series_days[0], coarse.series_days[-1]
+    near = [other for other in range(day - REACH, day + REACH + 1) if first <= other <= last]
+    weights = np.exp(-0.5 * ((np.array(near) - day) / SMOOTHING) ** 2)
     # One day after the other: a sum whose order does not depend on how many days a block holds.
     total = np.zeros(coarse.series.shape[1:], np.float32)
-    for index in near:
-        total += weights[index] * coarse.series[index]
+    for other, weight in zip(near, (weights / weights.sum()).astype(np.float32), strict=True):
+        total += weight * coarse.on(other)
     return total
 
 
@@ -128,7 +126,10 @@ class Pace:
         coarse
             ``(band, cy, cx)`` coarse image of the day on the cells of the pace.
         """
-        passed = cells_of(share_of_time(self.day_before, self.day_after, day), self.ratio)
+        # Pixels with one observation or none are of no use here, and the days of those without any mean nothing.
+        both = (self.day_after > self.day_before).to(coarse.dtype)
+        share = cells_of(both * share_of_time(self.day_before, self.day_after, day), self.ratio)
+        passed = share / cells_of(both, self.ratio).clamp(min=1e-6)
         departure = coarse - self.before - passed * self.change
         return (passed + (self.weight * departure).sum(-3)).clamp(0, 1) - passed
 
