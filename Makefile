@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(PY) -m pipelines.fuse --catalog demo --dates $(DATES) --out $(DEMO)
-	$(PY) -m pipelines.evaluate $(DEMO) --method stfgan --method delta --method linear --picture $(DEMO)/picture.png
+	$(PY) -m pipelines.evaluate $(DEMO) --method stfgan --method progress --method delta --method linear --picture $(DEMO)/picture.png
 
 test: $(STAMP)
 	$(PY) -m pytest
