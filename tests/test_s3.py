@@ -168,7 +168,9 @@ def test_a_run_in_a_bucket_is_the_run_of_a_folder(out: str, demo_world: Path, fi
     ]
 
 
-@pytest.mark.parametrize("share", [0.02, 0.15, 0.5, 0.9])
+@pytest.mark.parametrize(
+    "share", [0.02, pytest.param(0.15, marks=pytest.mark.slow), 0.5, pytest.param(0.9, marks=pytest.mark.slow)]
+)
 def test_a_run_that_was_killed_goes_on(out: str, demo_world: Path, finished: Path, share: float) -> None:
     whole = sum(path.is_file() for path in finished.rglob("*"))
     root = files.open_store(out)
