@@ -349,7 +349,7 @@ def _from_catalog(request: Request, folder: Folder, keep: bool) -> Source:
     if request.bandpass:
         origin["bandpass"] = _bandpass(landsat, request.bands)
     return Source(
-        load(*parts["Landsat"][:1], grid, side=sides[0], bands=request.bands, tile=tile_of(grid, RATIO),
+        load(parts["Landsat"][0], grid, side=sides[0], bands=request.bands, tile=tile_of(grid, RATIO),
              to_oli=request.bandpass),
         _coarse(request, folder, coarse_grid(grid), parts, origin, keep),
         grid, RATIO, request.bands, origin, Region(grid, area),

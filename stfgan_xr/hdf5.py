@@ -24,7 +24,7 @@ _FILTERS = {"gzip", "shuffle", "fletcher32"}
 _PATH = re.compile(r"HDFEOS/GRIDS/([^/]+)/Data Fields/([^/]+)")
 
 
-def _number(text: str, key: str) -> str:
+def _stated(text: str, key: str) -> str:
     match = re.search(rf'^\s*{key}=\(?"?([^)"\n]*)', text, re.MULTILINE)
     if match is None:
         raise ValueError(f"StructMetadata.0 states no {key}")
@@ -32,7 +32,7 @@ def _number(text: str, key: str) -> str:
 
 
 def _pair(text: str, key: str) -> tuple[float, float]:
-    first, second = (float(number) for number in _number(text, key).split(","))
+    first, second = (float(number) for number in _stated(text, key).split(","))
     return first, second
 
 
@@ -48,12 +48,12 @@ def grid_of(structure: str, name: str) -> tuple[Affine, tuple[int, int]]:
     found = next((body for _, body in groups if f'GridName="{name}"' in body), None)
     if found is None:
         raise ValueError(f"StructMetadata.0 describes no grid {name!r}")
-    if "HE5_GCTP_SNSOID" not in _number(found, "Projection"):
-        raise ValueError(f"grid {name!r} is in {_number(found, 'Projection')}, not the sinusoidal projection")
-    radius = float(_number(found, "ProjParams").split(",")[0])
+    if "HE5_GCTP_SNSOID" not in _stated(found, "Projection"):
+        raise ValueError(f"grid {name!r} is in {_stated(found, 'Projection')}, not the sinusoidal projection")
+    radius = float(_stated(found, "ProjParams").split(",")[0])
     if abs(radius - SPHERE) > 1e-3:
         raise ValueError(f"grid {name!r} is on a sphere of {radius} m, not {SPHERE} m")
-    width, height = int(_number(found, "XDim")), int(_number(found, "YDim"))
+    width, height = int(_stated(found, "XDim")), int(_stated(found, "YDim"))
     (left, top), (right, bottom) = _pair(found, "UpperLeftPointMtrs"), _pair(found, "LowerRightMtrs")
     if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE and left < right and bottom < top):
         raise ValueError(f"grid {name!r} of {width} x {height} cells has its corners in the wrong places")

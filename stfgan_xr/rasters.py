@@ -229,6 +229,12 @@ def _crs(text: str) -> CRS:
     return CRS.from_user_input(text)
 
 
+@lru_cache(maxsize=64)
+def _transformer(epsg: int, wkt: str) -> Transformer:
+    # Each read of a small area needs one, and they are costly to make.
+    return Transformer.from_crs(epsg, wkt, always_xy=True)
+
+
 @lru_cache(maxsize=256)
 def _same_crs(wkt: str, epsg: int) -> bool:
     return bool(_crs(wkt) == _crs(f"EPSG:{epsg}"))
@@ -539,7 +545,7 @@ class AssetReader:
             here.c + here.a * (int(window.col_off) + right), here.f + here.e * (int(window.row_off) + down)
         )
         if not _same_crs(source.crs.to_wkt(), self.spec.epsg):
-            x, y = Transformer.from_crs(self.spec.epsg, source.crs.to_wkt(), always_xy=True).transform(x, y)
+            x, y = _transformer(self.spec.epsg, source.crs.to_wkt()).transform(x, y)
         back = ~there
         return back.d * x + back.e * y + back.f, back.a * x + back.b * y + back.c
 

@@ -85,8 +85,13 @@ def test_the_joined_series_is_the_one_that_never_ended(
         assert int(before.max()) == 0
 
 
-def test_days_are_compared_only_where_both_are(catalogs: tuple[Catalog, Catalog]) -> None:
-    assert continuity.compared_days((), ()) == []
+def test_days_are_compared_only_where_both_are(catalogs: tuple[Catalog, Catalog], demo_world: Path) -> None:
+    area = read_aoi(str(demo_world / "aoi.geojson"))
+    modis, viirs_ = (search(c.coarse, area, date(2020, 2, 10), date(2020, 3, 20), 114.06) for c in catalogs if c.coarse)
+    assert continuity.compared_days(modis, ()) == continuity.compared_days((), viirs_) == []
+    before = [scene for scene in modis if scene.day < FIRST]
+    assert continuity.compared_days(before, viirs_) == []
+    assert continuity.compared_days(modis, [s for s in viirs_ if s.day in (FIRST, LAST)]) == [FIRST, LAST]
 
 
 # ---------------------------------------------------------------- the command
