@@ -7,7 +7,6 @@ from datetime import date, timedelta
 
 import numpy as np
 import xarray as xr
-from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
@@ -74,14 +73,6 @@ def compared_days(first: Sequence[Scene], second: Sequence[Scene]) -> list[date]
     return [near[n] for n in chosen]
 
 
-def _thinned(grid: GeoBox) -> GeoBox:
-    """A grid over the same ground of at most :data:`MOST_CELLS` a side."""
-    step = -(-max(grid.shape) // MOST_CELLS)
-    height, width = (-(-side // step) for side in grid.shape)
-    a = grid.affine
-    return GeoBox((height, width), Affine(a.a * step, 0, a.c, 0, a.e * step, a.f), grid.crs)
-
-
 def compare(
     first: Sequence[Scene], second: Sequence[Scene], grid: GeoBox, *, sides: tuple[Side, Side], bands: Sequence[str]
 ) -> dict[str, Fit]:
@@ -108,7 +99,8 @@ def compare(
     SourceError
         If an image cannot be read, or the two differ beyond what sensors do.
     """
-    days, small = compared_days(first, second), _thinned(grid)
+    days = compared_days(first, second)
+    small = grid.zoom_out(-(-max(grid.shape) // MOST_CELLS))
     if not days:
         return {band: Fit(Linear(), 0, 0.0, 0.0) for band in bands}
     reference, other = (

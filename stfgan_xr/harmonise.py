@@ -12,7 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from stfgan_xr.errors import SourceError
-from stfgan_xr.sensors import BANDS, FILL, SCALE, Observation
+from stfgan_xr.sensors import BANDS, FILL, NOT_CLEAR, SCALE, Observation
 
 Counts = npt.NDArray[np.int16]
 
@@ -26,7 +26,7 @@ ROUNDS, OUTLIER = 20, 4.685
 robust standard deviations (Tukey's biweight, of 95 per cent efficiency)."""
 GAINS, LARGEST_OFFSET = (0.5, 2.0), 0.1
 """Beyond these two products are not of the same kind."""
-_UNUSABLE = Observation.FILL | Observation.CLOUD | Observation.SHADOW | Observation.SNOW | Observation.LOW_QUALITY
+_UNUSABLE = NOT_CLEAR | Observation.SNOW | Observation.LOW_QUALITY
 
 
 @dataclass(frozen=True)
