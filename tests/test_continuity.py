@@ -94,6 +94,21 @@ def test_days_are_compared_only_where_both_are(catalogs: tuple[Catalog, Catalog]
     assert continuity.compared_days(modis, [s for s in viirs_ if s.day in (FIRST, LAST)]) == [FIRST, LAST]
 
 
+def test_large_areas_are_compared_on_fewer_cells(
+    catalogs: tuple[Catalog, Catalog], demo_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    area = read_aoi(str(demo_world / "aoi.geojson"))
+    grid = coarse_grid(nested_grid(area))
+    sides = [catalog.coarse for catalog in catalogs if catalog.coarse]
+    found = [search(side, area, date(2020, 2, 10), date(2020, 3, 20), 114.06, ("nir",)) for side in sides]
+    options = {"sides": tuple(sides), "bands": ("nir",)}
+    whole = continuity.compare(*found, grid, **options)["nir"]
+    monkeypatch.setattr(continuity, "MOST_CELLS", 2)  # of 1920 m: both are means
+    fewer = continuity.compare(*found, grid, **options)["nir"]
+    assert 20 < fewer.cells < whole.cells / 8
+    assert fewer.linear.gain == pytest.approx(LINEARS["nir"].gain, abs=0.02)
+
+
 # ---------------------------------------------------------------- the command
 
 
