@@ -19,6 +19,7 @@ from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, as_folder, write_json
 from stfgan_xr.grid import ratio_of
 from stfgan_xr.predictors.methods import METHODS, make
+from stfgan_xr.simulate import world_of
 
 if TYPE_CHECKING:
     from stfgan_xr.landscape import World
@@ -58,19 +59,6 @@ def _predictors(
                 raise
             err.print(f"{name} is left out: {error}", markup=False)
     return found
-
-
-def _world(run: Folder | None) -> World | None:
-    """The simulated world that a run was made from, if it was."""
-    content = run.read("run.json") if run is not None else None
-    if content is None:
-        return None
-    catalog = json.loads(content).get("catalog") or {}
-    if not catalog.get("truth"):
-        return None
-    from stfgan_xr import simulate
-
-    return simulate.read_world(Path(catalog["truth"]).parent)
 
 
 def _against_truth(run: Folder, world: World, predictors: Mapping[str, Predictor], count: int) -> evaluation.Table:
@@ -167,7 +155,7 @@ def command(
     if absent:
         raise InputError(f"--bands: {absent[0]} is not there; choose from {', '.join(band_names(landsat))}")
     predictors = _predictors(method, model, names, ratio_of(landsat.odc.geobox, modis.odc.geobox))
-    world = _world(run) if truth and not triplets else None
+    world = world_of(run) if truth and not triplets and run is not None else None
     if world is not None and run is not None:
         table = _against_truth(run, world, predictors, TRUTH_DAYS)
         _show("Means against the truth, all pixels", table, "skill: gain over the better of linear and delta")

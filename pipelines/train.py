@@ -16,24 +16,32 @@ from stfgan_xr import store, training
 from stfgan_xr.cluster import cores, limit_threads
 from stfgan_xr.errors import InputError
 from stfgan_xr.files import as_folder
+from stfgan_xr.landscape import Truth
 from stfgan_xr.learning import GANS, Gan, Recipe
 from stfgan_xr.plots import loss_curves
 from stfgan_xr.predictors.stages import ANCHORS, SCHEDULES, AnchorName, Schedule
+from stfgan_xr.simulate import world_of
 
 LINES = 20
 """Plain lines of a run that is not on a terminal."""
 
 
-def _cubes(runs: list[str] | None, pairs: Path | None) -> list[tuple[xr.Dataset, xr.Dataset]]:
+Cubes = tuple[xr.Dataset, xr.Dataset]
+
+
+def _cubes(runs: list[str] | None, pairs: Path | None, truth: bool) -> tuple[list[Cubes], list[Truth | None]]:
+    """The cubes to train on, and the truth of those that are simulated."""
     if (not runs) == (pairs is None):
         raise InputError("name run folders with --cube, or own rasters with --pairs; one of them")
     if pairs is not None:
         from stfgan_xr.datasets import read_pairs
 
         found = read_pairs(pairs)
-        return [(found.landsat(), found.modis())]
+        return [(found.landsat(), found.modis())], [None]
     folders = [as_folder(run) for run in runs or []]
-    return [(store.open_cube(run / "landsat.zarr"), store.open_cube(run / "modis.zarr")) for run in folders]
+    cubes = [(store.open_cube(run / "landsat.zarr"), store.open_cube(run / "modis.zarr")) for run in folders]
+    worlds = [world_of(run) if truth else None for run in folders]
+    return cubes, [None if world is None else world.reflectance for world in worlds]
 
 
 class _Shown:
@@ -73,7 +81,9 @@ def command(
     bands: Annotated[str | None, typer.Option(help="Comma list of bands. Default: all of the cubes.")] = None,
     width: Annotated[int, typer.Option(min=1, max=512, help="Channels inside the networks; 64 is the paper's.")] = 64,
     schedule: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")] = "same-grid",
-    anchor: Annotated[str, typer.Option(help="delta: correct it; none: the paper's form.")] = "delta",
+    anchor: Annotated[
+        str, typer.Option(help="What is corrected: progress or delta; none: the paper's form.")
+    ] = "progress",
     gan: Annotated[str, typer.Option(help=f"Adversarial part: one of {', '.join(GANS)}.")] = "wgan-clip",
     steps: Annotated[int, typer.Option(min=1, help="Steps, unless --minutes is given.")] = 20_000,
     minutes: Annotated[
@@ -89,6 +99,10 @@ def command(
     decay: Annotated[str, typer.Option(help="Of the learning rate: step (the paper's) or cosine.")] = "step",
     shortest: Annotated[int, typer.Option(min=2, help="Least days between the acquisitions around a target.")] = 2,
     longest: Annotated[int, typer.Option(min=2, help="Greatest days between them.")] = 96,
+    distorted: Annotated[
+        bool, typer.Option(help="Distort samples at random, so that weights hold elsewhere and on any of the bands.")
+    ] = True,
+    truth: Annotated[bool, typer.Option(help="Train towards the truth of simulated runs.")] = True,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
 ) -> None:
@@ -106,15 +120,15 @@ def command(
     recipe = Recipe(
         gan=cast(Gan, gan), steps=steps, minutes=minutes, batch=batch, patch=patch, margin=margin, samples=samples,
         region=region, optimiser=cast(Any, optimiser), learning_rate=learning_rate,
-        decay=cast(Any, decay), span=(shortest, longest), seed=seed,
+        decay=cast(Any, decay), span=(shortest, longest), distorted=distorted, seed=seed,
     )  # fmt: skip
     names = tuple(part.strip() for part in bands.split(",")) if bands else None
-    cubes = _cubes(cube, pairs)
+    cubes, truths = _cubes(cube, pairs, truth)
     limit_threads(cores())
     shown = _Shown()
     with shown.bar or nullcontext():
         facts = training.train(
-            cubes, out_folder, recipe, bands=names, width=width, schedule=cast(Schedule, schedule),
+            cubes, out_folder, recipe, truths=truths, bands=names, width=width, schedule=cast(Schedule, schedule),
             anchor=cast(AnchorName, anchor), half=half, progress=shown,
         )  # fmt: skip
     loss_curves(out_folder / "training" / "losses.csv", out_folder / "training" / "losses.png")

@@ -92,7 +92,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def require(config: Mapping[str, Any], method: str, bands: Sequence[str] | None = None) -> None:
-    """Refuse a checkpoint of another method or of other bands.
+    """Refuse a checkpoint of another method or of other bands; one of ``subsets`` is for any of its bands.
 
     Raises
     ------
@@ -101,7 +101,9 @@ def require(config: Mapping[str, Any], method: str, bands: Sequence[str] | None 
     """
     if config["method"] != method:
         raise InputError(f"the checkpoint holds {config['method']!r}, not {method!r}; choose another --model")
-    if bands is not None and tuple(config["bands"]) != tuple(bands):
+    if bands is None or tuple(config["bands"]) == tuple(bands):
+        return
+    if config.get("subsets") is not True or not set(bands) <= set(config["bands"]):
         raise InputError(
             f"the checkpoint was trained for the bands {', '.join(config['bands'])}, not {', '.join(bands)}; "
             "choose these bands or train another one (python -m pipelines.train)"

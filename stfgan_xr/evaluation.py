@@ -21,6 +21,7 @@ from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError
 from stfgan_xr.fusion import Quality, fuse
 from stfgan_xr.grid import Window, ratio_of
+from stfgan_xr.landscape import Truth
 from stfgan_xr.metrics import NAMES, Scores, common_mask, sample_scores, scores, skill
 from stfgan_xr.predictors import Predictor
 from stfgan_xr.predictors.simple import Delta, Linear
@@ -28,9 +29,6 @@ from stfgan_xr.sensors import is_clear
 
 Float = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
-Truth = Callable[[date, Sequence[str], Window], npt.NDArray[np.floating[Any]]]
-"""Gives the true reflectance ``(band, y, x)`` of a day, bands and window."""
-
 LEAST_CLEAR = 0.2
 """Part of an image that must be clear for its day to be withheld or to bracket one that is."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ import torch
 
 from stfgan_xr.grid import Halo, Window, tile_step, tiles
 from stfgan_xr.predictors import Bracket, CoarseWindow, Predictor
-from stfgan_xr.predictors.networks import SCALE
-from stfgan_xr.predictors.simple import Delta, Linear
-from stfgan_xr.predictors.stages import FINE_MARGIN, Architecture, Margins, Network, stage1, stage2, start, to_pair
+from stfgan_xr.predictors.progress import Progress
+from stfgan_xr.predictors.simple import Delta, Linear, to_tensors
+from stfgan_xr.predictors.stages import Architecture, Margins, Network, Targets, stage1, stage2, start, to_pair
 from stfgan_xr.predictors.stfgan import STFGAN
 from stfgan_xr.samples import Place, Triplet, interval_of, read, triplets, windows
 
@@ -29,60 +28,35 @@ def ladder(architecture: Architecture) -> Iterator[Halo]:
     """Halos to try, smallest first; the exact one last.
 
     >>> next(ladder(Architecture(("nir",))))
-    Halo(fine=44, coarse=3, days=0)
+    Halo(fine=64, coarse=4, days=4)
     """
-    step, ratio = architecture.step, architecture.ratio
-    exact = architecture.exact_halo(ratio)
+    exact = architecture.exact_halo(architecture.ratio)
     for rung in RUNGS:
-        fine = rung + FINE_MARGIN * step
-        coarse = -(-(2 * rung * (1 + step) + ratio) // (2 * ratio))
-        if fine < exact.fine and coarse < exact.coarse:
-            yield Halo(fine=fine // SCALE * SCALE, coarse=coarse)
+        halo = architecture.halo(rung, architecture.ratio)
+        if halo.fine < exact.fine and halo.coarse < exact.coarse:
+            yield halo
     yield exact
 
 
-def _inner(bracket: Bracket, halo: Halo) -> Bracket:
-    """A bracket with a smaller halo."""
-    fine, coarse = bracket.halo.fine - halo.fine, bracket.halo.coarse - halo.coarse
-
-    def part(array: npt.NDArray[Any], cut: int) -> npt.NDArray[Any]:
-        return np.ascontiguousarray(array[..., cut : array.shape[-2] - cut, cut : array.shape[-1] - cut])
-
-    return replace(
-        bracket,
-        halo=halo,
-        fine_before=part(bracket.fine_before, fine),
-        fine_after=part(bracket.fine_after, fine),
-        day_before=part(bracket.day_before, fine),
-        day_after=part(bracket.day_after, fine),
-        coarse_before=part(bracket.coarse_before, coarse),
-        coarse_after=part(bracket.coarse_after, coarse),
-    )
-
-
-def _predict(network: Network, bracket: Bracket, day: int, coarse: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """One day of a bracket that is cut from a larger one; ``coarse`` has the larger one's halo."""
-    cells = bracket.coarse_before.shape[-1]
-    cut = (coarse.shape[-1] - cells) // 2
-    inner = coarse[..., cut : coarse.shape[-2] - cut, cut : coarse.shape[-1] - cut]
-    architecture = network.architecture
+def _predict(network: Network, bracket: Bracket, coarse: CoarseWindow) -> npt.NDArray[np.float32]:
+    """The target days of a window with the bracket's halo."""
+    architecture, device = network.architecture, torch.device("cpu")
     with torch.inference_mode():
         margins = Margins.within(architecture, bracket.halo, bracket.ratio)
-        started = start(network, to_pair(bracket, margins, architecture.unit, torch.device("cpu")))
-        days, images = torch.tensor([day]), torch.from_numpy(np.ascontiguousarray(inner))[None]
-        return stage2(network, started, stage1(network, started, days, images)[1]).numpy()
+        started = start(network, to_pair(bracket, margins, architecture, device))
+        pace = architecture.pace(to_tensors(bracket, device), margins.result1)
+        targets = Targets.of(pace, coarse, coarse.days, device)
+        return stage2(network, started, stage1(network, started, targets)[1]).numpy()
 
 
-def _examples(
-    places: Sequence[Place], halo: Halo, count: int, seed: int
-) -> Iterator[tuple[Bracket, int, npt.NDArray[np.float32]]]:
+def _examples(places: Sequence[Place], halo: Halo, count: int, seed: int) -> Iterator[tuple[Bracket, CoarseWindow]]:
     choices, draw = triplets(places), np.random.default_rng([seed, 1])
     for _ in range(count):
         triplet: Triplet = choices[int(draw.integers(len(choices)))]
         place = places[triplet.place]
         window = windows(place.landsat.shape, max(BLOCK, tile_step(place.ratio)), place.ratio, draw)
         interval = interval_of(place, triplet, window, halo)
-        yield interval.bracket, triplet.target, interval.coarse.on(triplet.target)
+        yield interval.bracket, interval.coarse
 
 
 def measure_halo(network: Network, places: Sequence[Place], seed: int = 0, count: int = 3) -> Halo:
@@ -107,7 +81,10 @@ def measure_halo(network: Network, places: Sequence[Place], seed: int = 0, count
     examples = list(_examples(places, exact, count, seed))
     whole = [_predict(folded, *example) for example in examples]
     for halo in ladder(architecture):
-        parts = [_predict(folded, _inner(bracket, halo), day, coarse) for bracket, day, coarse in examples]
+        parts = [
+            _predict(folded, bracket.within(halo), coarse.crop(exact.coarse - halo.coarse))
+            for bracket, coarse in examples
+        ]
         if max(float(np.abs(a - b).max()) for a, b in zip(whole, parts, strict=True)) <= TOLERANCE:
             return halo
     return exact
@@ -128,9 +105,8 @@ def _squared_errors(predictor: Predictor, place: Place, triplet: Triplet, window
     if sample is None:
         return 0.0, 0
     interval = interval_of(place, triplet, window, predictor.halo)
-    coarse = CoarseWindow((triplet.target,), interval.coarse.series, interval.coarse.series_days)
-    mean = predictor.predict(predictor.prepare(interval.bracket), coarse).mean[0]
-    error = (mean - sample.target.astype(np.float32) * np.float32(1e-4))[:, sample.clear]
+    mean = predictor.predict(predictor.prepare(interval.bracket), interval.coarse).mean[0]
+    error = (mean - sample.target.astype(np.float32) * np.float32(1e-4))[sample.clear]
     return float(np.square(error, dtype=np.float64).sum()), error.size
 
 
@@ -159,6 +135,7 @@ def compare(
     order = np.random.default_rng([seed, 2]).permutation(len(cases))[:blocks]
     methods: dict[str, Predictor] = {
         "stfgan": predictor,
+        "progress": Progress(predictor.bands, predictor.ratio),
         "delta": Delta(predictor.bands),
         "linear": Linear(predictor.bands),
     }

@@ -7,7 +7,7 @@ and building with their dates. What satellites would see of it is in :mod:`stfga
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property, lru_cache
@@ -29,6 +29,8 @@ CENTRE = (114.06, 22.55)
 CRS = "EPSG:32650"
 
 Float = npt.NDArray[np.float32]
+Truth = Callable[[date, Sequence[str], Window], npt.NDArray[np.floating[Any]]]
+"""Gives the true reflectance ``(band, y, x)`` of a day, bands and window, such as :meth:`World.reflectance`."""
 Bool = npt.NDArray[np.bool_]
 
 SEA, RIVER, FOREST, CITY, CROP, BARE = range(6)

@@ -15,10 +15,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from stfgan_xr.errors import InputError, StfganError
 from stfgan_xr.predictors.networks import SCALE, Discriminator, crop
-from stfgan_xr.predictors.stages import Architecture, Middle, Network, Pair, anchor, average, stage1, stage2, start
+from stfgan_xr.predictors.stages import (
+    Architecture,
+    Middle,
+    Network,
+    Pair,
+    Targets,
+    anchor,
+    average,
+    stage1,
+    stage2,
+    start,
+)
 
 Gan = Literal["wgan-clip", "lsgan", "none"]
 GANS: tuple[Gan, ...] = ("wgan-clip", "lsgan", "none")
@@ -60,6 +72,10 @@ class Recipe:
         First part of the steps without the adversarial part.
     span
         Least and greatest number of days between the acquisitions around a target.
+    distorted
+        Samples are distorted at random (:class:`stfgan_xr.samples.Distortion`), and weights work on any of the bands.
+    average
+        Decay of the moving average of the weights, which is what is kept; 0 keeps the last ones.
     seed
         Of everything random.
     """
@@ -78,6 +94,8 @@ class Recipe:
     decay: Literal["step", "cosine"] = "step"
     warm_up: float = 1 / 500
     span: tuple[int, int] = (2, 96)
+    distorted: bool = True
+    average: float = 0.998
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -96,8 +114,7 @@ class Batch:
     """Patches as tensors: what a prediction sees, and the truth where it is clear."""
 
     pair: Pair
-    days: Tensor
-    coarse: Tensor
+    targets: Targets
     target: Tensor
     clear: Tensor
 
@@ -114,9 +131,24 @@ class Run:
             Discriminator(len(architecture.bands), architecture.width, spectral=spectral) for _ in range(2)
         ).to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Statistics of normalisation are averaged like weights; the average follows fast at first.
+        self.average = AveragedModel(self.network, multi_avg_fn=self._follow, use_buffers=True)
         self.optimiser = self._optimiser(self.network)
         self.critic_optimiser = self._optimiser(self.critics)
         self.step = 0
+
+    def _follow(self, means: Any, values: Any, count: Any) -> None:
+        decay = min(self.recipe.average, (1 + int(count)) / (10 + int(count)))
+        for mean, value in zip(means, values, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    @property
+    def result(self) -> Network:
+        """What training has reached: the averaged network."""
+        return self.average.module  # type: ignore[return-value]
 
     def _optimiser(self, module: torch.nn.Module) -> torch.optim.Optimizer:
         if self.recipe.optimiser == "adam":
@@ -125,7 +157,7 @@ class Run:
 
     def _parts(self) -> dict[str, Any]:
         return {
-            "network": self.network, "critics": self.critics,
+            "network": self.network, "average": self.average, "critics": self.critics,
             "optimiser": self.optimiser, "critic_optimiser": self.critic_optimiser,
         }  # fmt: skip
 
@@ -164,8 +196,8 @@ class Run:
 
 def masked_mse(result: Tensor, target: Tensor, clear: Tensor) -> Tensor:
     """Mean squared error over usable pixels and all bands, in the networks' units (reflectance times two)."""
-    error = ((result - target) * 2).square() * clear[:, None]
-    return error.sum() / (clear.sum() * result.shape[1]).clamp(min=1)
+    error = ((result - target) * 2).square() * clear
+    return error.sum() / clear.sum().clamp(min=1)
 
 
 def balance(batch: Batch) -> Tensor:
@@ -174,27 +206,30 @@ def balance(batch: Batch) -> Tensor:
     A few images with abrupt change have errors many times those of the others and would alone decide every step.
     """
     with torch.no_grad():
-        base = anchor(batch.pair, batch.days, batch.coarse, 0)
-        error = ((base - batch.target) * 2).square().mean(dim=1) * batch.clear
-        weight = 1 / (error.sum(dim=(1, 2)) / batch.clear.sum(dim=(1, 2)).clamp(min=1) + FLOOR)
+        weight = 1 / (_errors(anchor(batch.pair, batch.targets, 0).image, batch.target, batch.clear) + FLOOR)
     return weight / weight.mean()
 
 
 def balanced_mse(result: Tensor, target: Tensor, clear: Tensor, weight: Tensor) -> Tensor:
     """:func:`masked_mse` with weights ``(n,)`` of the images."""
-    error = ((result - target) * 2).square().mean(dim=1) * clear
-    return (weight * error.sum(dim=(1, 2)) / clear.sum(dim=(1, 2)).clamp(min=1)).mean()
+    return (weight * _errors(result, target, clear)).mean()
+
+
+def _errors(result: Tensor, target: Tensor, clear: Tensor) -> Tensor:
+    """:func:`masked_mse` of each image: ``(n,)``."""
+    error = ((result - target) * 2).square() * clear
+    return error.sum(dim=(1, 2, 3)) / clear.sum(dim=(1, 2, 3)).clamp(min=1)
 
 
 def usable(clear: Tensor, step: int) -> Tensor:
-    """Where every one of ``step x step`` pixels is clear: ``(n, y, x)``."""
-    return average(clear[:, None].float(), step)[:, 0] == 1
+    """Where every one of ``step x step`` pixels is clear: ``(n, b, y, x)``."""
+    return average(clear.float(), step) == 1
 
 
 def _true_middle(middle: Middle, batch: Batch) -> Middle:
     """The averaged truth in place of the stage-1 result, where it is known (the paper's training of stage 2)."""
     image, margin = middle.image.clone(), batch.pair.margins.result1 // SCALE
-    known = usable(batch.clear, SCALE)[:, None]
+    known = usable(batch.clear, SCALE)
     inner = crop(image, margin)
     inner.copy_(torch.where(known, average(batch.target, SCALE), inner))
     return replace(middle, image=image)
@@ -213,7 +248,7 @@ def predict(network: Network, batch: Batch, settled: bool) -> tuple[Stage, Stage
     """Both stages on patches."""
     architecture = network.architecture
     started, step = start(network, batch.pair), architecture.step
-    result, middle = stage1(network, started, batch.days, batch.coarse)
+    result, middle = stage1(network, started, batch.targets)
     if architecture.anchor == "none" and not settled:
         middle = _true_middle(middle, batch)
     inner = crop(result, batch.pair.margins.result1 // step)
@@ -293,7 +328,7 @@ def _train_critics(run: Run, stages: Sequence[Stage]) -> dict[str, float]:
     losses = {}
     for number, stage in enumerate(stages):
         fake = stage.result.detach()
-        real = torch.where(stage.clear[:, None], stage.target, fake)
+        real = torch.where(stage.clear, stage.target, fake)
         losses[f"critic_stage{number + 1}"] = _critic_step(run, number, fake * 2 - 1, real * 2 - 1)
     run.critic_optimiser.step()
     _clip_critics(run)
@@ -333,10 +368,11 @@ def train_step(run: Run, step: Step, batch: Batch) -> dict[str, float]:
         stages = predict(run.network, batch, step.settled)
         if step.adversarial:
             losses |= _train_critics(run, stages)
-        weight = balance(batch) if run.network.architecture.anchor == "delta" else None
+        weight = balance(batch) if run.network.architecture.anchor != "none" else None
         total, of_generators = _generator_losses(run, step, stages, weight)
     total.backward()  # type: ignore[no-untyped-call]
     run.optimiser.step()
+    run.average.update_parameters(run.network)
     if not math.isfinite(total.item()):
         raise StfganError(f"training diverged in step {step.number}; lower the learning rate")
     return losses | of_generators
@@ -344,4 +380,4 @@ def train_step(run: Run, step: Step, batch: Batch) -> dict[str, float]:
 
 def _anchor_loss(batch: Batch) -> float:
     with torch.no_grad():
-        return masked_mse(anchor(batch.pair, batch.days, batch.coarse, 0), batch.target, batch.clear).item()
+        return masked_mse(anchor(batch.pair, batch.targets, 0).image, batch.target, batch.clear).item()

@@ -1,25 +1,37 @@
 """Training samples: acquisitions with known targets, their brackets as in production, and patches cut from them.
 
 A target day's own acquisition and everything acquired strictly inside its bracket are left out, so a sample shows what
-a prediction would have seen.
+a prediction would have seen. Of a simulated world targets are the truth, of any day: acquisitions hold the noise and
+the blur that a network should remove, and it would learn to predict them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from scipy import ndimage
 
 from stfgan_xr.brackets import DatasetSeries, Interval, intervals
+from stfgan_xr.days import from_number
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.grid import Halo, Window, tile_step
+from stfgan_xr.landscape import Truth
+from stfgan_xr.predictors import Bracket, cropped, progress
+from stfgan_xr.predictors.simple import to_tensors
+from stfgan_xr.predictors.stages import placed
 from stfgan_xr.sensors import from_reflectance, is_clear, to_reflectance
 
 LEAST_CLEAR = 0.2
 """Part of a sample's target that must be usable."""
+DAYS_BETWEEN = 4
+"""Targets of known truth between two acquisitions."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +44,14 @@ class Place:
         Fine and coarse series on nested grids.
     withheld
         Days kept for the final comparison.
+    truth
+        Of a simulated world: reflectance ``(band, y, x)`` of a day, bands and window.
     """
 
     landsat: DatasetSeries
     modis: DatasetSeries
     withheld: frozenset[int] = frozenset()
+    truth: Truth | None = None
 
     @property
     def ratio(self) -> int:
@@ -68,17 +83,20 @@ class Sample:
     fine
         ``(2b, Y, X)`` int16 counts before and after.
     coarse
-        ``(3, b, CY, CX)`` reflectance before, on and after the target day.
+        ``(4, b, CY, CX)`` reflectance before, on and after the target day, and its level.
+    lead
+        ``(1, CY, CX)`` of the target day; both as in :class:`stfgan_xr.predictors.stages.Targets`.
     days
         ``(2, Y, X)`` int16 days of the fine images less the target day.
     target
         ``(b, y, x)`` int16 counts of the region without margin.
     clear
-        ``(y, x)`` where the target counts.
+        ``(b, y, x)`` where the target counts.
     """
 
     fine: npt.NDArray[np.int16]
     coarse: npt.NDArray[np.float32]
+    lead: npt.NDArray[np.float32]
     days: npt.NDArray[np.int16]
     target: npt.NDArray[np.int16]
     clear: npt.NDArray[np.bool_]
@@ -106,16 +124,27 @@ def triplets(places: Sequence[Place], span: tuple[int, int] = (2, 96), widest: i
     found = []
     for number, place in enumerate(places):
         days = place.days
-        for at in range(1, len(days) - 1):
-            for left in range(1, widest + 1):
-                for right in range(1, widest + 1):
-                    if (
-                        at >= left
-                        and at + right < len(days)
-                        and span[0] <= days[at + right] - days[at - left] <= span[1]
-                    ):
-                        found.append(Triplet(number, days[at - left], days[at], days[at + right]))
+        for before, after in combinations(range(len(days)), 2):
+            if not span[0] <= days[after] - days[before] <= span[1]:
+                continue
+            if place.truth is not None and after - before <= widest:
+                found += [Triplet(number, days[before], day, days[after]) for day in _between(place, before, after)]
+            elif place.truth is None:
+                found += [
+                    Triplet(number, days[before], days[at], days[after])
+                    for at in range(before + 1, after)
+                    if max(at - before, after - at) <= widest
+                ]
     return tuple(found)
+
+
+def _between(place: Place, before: int, after: int) -> Iterator[int]:
+    first, last = place.days[before], place.days[after]
+    count = min(DAYS_BETWEEN, last - first - 1)
+    for number in range(count):
+        day = first + round((number + 1) * (last - first) / (count + 1))
+        if day not in place.withheld:
+            yield day
 
 
 def interval_of(place: Place, triplet: Triplet, window: Window, halo: Halo, bracket_days: int = 64) -> Interval:
@@ -125,23 +154,117 @@ def interval_of(place: Place, triplet: Triplet, window: Window, halo: Halo, brac
     return next(intervals(known, place.modis, window, [triplet.target], halo, place.ratio, bracket_days))
 
 
-def read(place: Place, triplet: Triplet, window: Window, halo: Halo, bracket_days: int = 64) -> Sample | None:
+@dataclass(frozen=True)
+class Distortion:
+    """What a sample is made harder or more varied by, so that weights hold on other land and other sensors.
+
+    Attributes
+    ----------
+    bands
+        Places of the bands that the sample has; the others are absent.
+    shift
+        Coarse cells down and to the right that the coarse series lies off.
+    gain, offset
+        ``(band,)`` of the coarse sensor against the fine one.
+    contrast
+        Factor of all reflectance.
+    blur
+        Pixels (deviation of a Gaussian) that the land itself is smoothed by, target included: not all land has the
+        detail of the simulated one, and what is smooth in truth must stay so.
+    """
+
+    bands: tuple[int, ...]
+    shift: tuple[float, float] = (0.0, 0.0)
+    gain: npt.NDArray[np.float32] | None = None
+    offset: npt.NDArray[np.float32] | None = None
+    contrast: float = 1.0
+    blur: float = 0.0
+
+    @classmethod
+    def drawn(cls, count: int, draw: np.random.Generator) -> Distortion:
+        """One at random, for ``count`` bands; any part of it may be none."""
+        few = int(draw.integers(1, count)) if count > 1 and draw.random() < 0.35 else count
+        bands = tuple(sorted(int(band) for band in draw.permutation(count)[:few]))
+        moved, changed, scaled, smooth = draw.random(4) < (0.4, 0.4, 0.5, 0.15)
+        shift = draw.uniform(-0.5, 0.5, 2) * moved
+        gain = (1 + 0.03 * changed * draw.standard_normal(few)).astype(np.float32)
+        offset = (0.005 * changed * draw.standard_normal(few)).astype(np.float32)
+        contrast = float(draw.uniform(0.6, 1.3)) if scaled else 1.0
+        blur = float(draw.uniform(0.4, 1.2)) if smooth else 0.0
+        return cls(bands, (float(shift[0]), float(shift[1])), gain, offset, contrast, blur)
+
+    def coarse(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Coarse images ``(..., b, cy, cx)`` with all bands, as distorted."""
+        found = image[..., self.bands, :, :] * np.float32(self.contrast)
+        if any(self.shift):
+            found = ndimage.shift(found, (0,) * (found.ndim - 2) + self.shift, order=1, mode="nearest")
+        if self.gain is not None and self.offset is not None:
+            found = found * self.gain[:, None, None] + self.offset[:, None, None]
+        return found.astype(np.float32)
+
+    def fine(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """A fine image ``(b, y, x)`` with all bands, as distorted."""
+        found = image[list(self.bands)] * np.float32(self.contrast)
+        return ndimage.gaussian_filter(found, (0, self.blur, self.blur)) if self.blur else found
+
+    def bracket(self, bracket: Bracket) -> Bracket:
+        """A bracket as distorted."""
+        return replace(
+            bracket,
+            fine_before=self.fine(bracket.fine_before),
+            fine_after=self.fine(bracket.fine_after),
+            coarse_before=self.coarse(bracket.coarse_before),
+            coarse_after=self.coarse(bracket.coarse_after),
+        )
+
+
+def _target(place: Place, day: int, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """The image of a day ``(b, y, x)`` and where it can be trusted ``(y, x)``."""
+    if place.truth is not None:
+        image = np.asarray(place.truth(from_number(day), place.landsat.bands, window), np.float32)
+        return image, np.ones(image.shape[1:], bool)
+    index = [place.landsat.days.index(day)]
+    image = place.landsat.read(index, window)[0]
+    return np.nan_to_num(image), is_clear(place.landsat.qa(index, window)[0]) & ~np.isnan(image).any(axis=0)
+
+
+def read(
+    place: Place, triplet: Triplet, window: Window, halo: Halo, distortion: Distortion | None = None
+) -> Sample | None:
     """The sample of a triplet over a window, or None where too little of it is clear."""
-    index = [place.landsat.days.index(triplet.target)]
-    clear = is_clear(place.landsat.qa(index, window)[0])
+    target, clear = _target(place, triplet.target, window)
     if clear.mean() < LEAST_CLEAR:
         return None
-    interval = interval_of(place, triplet, window, halo, bracket_days)
-    target = place.landsat.read(index, window)[0]
+    cells = max(-(-halo.fine // place.ratio) + 1, halo.coarse) + progress.AROUND
+    interval = interval_of(place, triplet, window, Halo(cells * place.ratio, cells, progress.REACH))
     coarse_missing = np.kron(interval.gaps.missing[0], np.ones((place.ratio, place.ratio), bool))
-    clear &= ~(interval.missing | interval.extrapolated | coarse_missing | np.isnan(target).any(axis=0))
+    clear &= ~(interval.missing | interval.extrapolated | coarse_missing)
     if clear.mean() < LEAST_CLEAR:
         return None
-    bracket = interval.bracket
-    coarse = np.stack([bracket.coarse_before, interval.coarse.on(triplet.target), bracket.coarse_after])
-    days = np.stack([bracket.day_before, bracket.day_after]) - triplet.target
-    fine = from_reflectance(np.concatenate([bracket.fine_before, bracket.fine_after]))
-    return Sample(fine, coarse, days.astype(np.int16), from_reflectance(np.nan_to_num(target)), clear)
+    count = len(target)
+    distortion = distortion or Distortion(tuple(range(count)))
+    bracket, target = distortion.bracket(interval.bracket), distortion.fine(target)
+    series = replace(interval.coarse, series=distortion.coarse(interval.coarse.series))
+    pace = progress.Pace.of(to_tensors(bracket, torch.device("cpu")), cells - progress.AROUND)
+    lead = pace.lead_within(triplet.target, torch.from_numpy(series.on(triplet.target))).numpy()
+    level = progress.smoothed(series, triplet.target)
+    coarse = np.stack([bracket.coarse_before, series.on(triplet.target), bracket.coarse_after, level])
+    inner, cut = bracket.within(halo), cells - halo.coarse
+    days = np.stack([inner.day_before, inner.day_after]) - triplet.target
+    known = np.zeros((count, *clear.shape), bool)
+    known[list(distortion.bands)] = clear
+
+    def whole(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return placed(torch.from_numpy(image), distortion.bands, count).numpy()
+
+    return Sample(
+        fine=from_reflectance(np.concatenate([whole(inner.fine_before), whole(inner.fine_after)])),
+        coarse=whole(cropped(coarse, cut)),
+        lead=cropped(lead[None], cut),
+        days=days.astype(np.int16),
+        target=from_reflectance(whole(target)),
+        clear=known,
+    )
 
 
 def windows(shape: tuple[int, int], size: int, ratio: int, draw: np.random.Generator) -> Window:
@@ -155,9 +278,15 @@ def windows(shape: tuple[int, int], size: int, ratio: int, draw: np.random.Gener
 
 
 def collect(
-    places: Sequence[Place], count: int, region: int, halo: Halo, seed: int, span: tuple[int, int] = (2, 96)
+    places: Sequence[Place],
+    count: int,
+    region: int,
+    halo: Halo,
+    seed: int,
+    span: tuple[int, int] = (2, 96),
+    distorted: bool = False,
 ) -> Iterator[Sample]:
-    """``count`` samples of random triplets and regions, the same for the same seed.
+    """``count`` samples of random triplets and regions, the same for the same seed; ``distorted`` at random.
 
     Raises
     ------
@@ -179,7 +308,9 @@ def collect(
         tried += 1
         triplet = choices[int(draw.integers(len(choices)))]
         place = places[triplet.place]
-        sample = read(place, triplet, windows(place.landsat.shape, region, place.ratio, draw), halo)
+        window = windows(place.landsat.shape, region, place.ratio, draw)
+        distortion = Distortion.drawn(len(place.landsat.bands), draw) if distorted else None
+        sample = read(place, triplet, window, halo, distortion)
         if sample is not None:
             found += 1
             yield sample
@@ -188,10 +319,10 @@ def collect(
 def cut(sample: Sample, patch: int, ratio: int, draw: np.random.Generator) -> Sample:
     """A random patch of a sample, of ``patch`` pixels without margin, clear enough if ten tries find one."""
     step = tile_step(ratio)
-    rows, columns = sample.clear.shape
+    rows, columns = sample.clear.shape[1:]
     for _ in range(10):
         top, left = (int(draw.integers(0, (side - patch) // step + 1)) * step for side in (rows, columns))
-        if sample.clear[top : top + patch, left : left + patch].mean() >= LEAST_CLEAR:
+        if sample.clear[:, top : top + patch, left : left + patch].any(axis=0).mean() >= LEAST_CLEAR:
             break
     return _cut(sample, Window(top, top + patch, left, left + patch), ratio)
 
@@ -207,6 +338,7 @@ def _cut(sample: Sample, window: Window, ratio: int) -> Sample:
     return Sample(
         fine=part(sample.fine, window, margin),
         coarse=part(sample.coarse, whole, cells),
+        lead=part(sample.lead, whole, cells),
         days=part(sample.days, window, margin),
         target=part(sample.target, window, 0),
         clear=part(sample.clear, window, 0),
@@ -215,9 +347,7 @@ def _cut(sample: Sample, window: Window, ratio: int) -> Sample:
 
 def stack(samples: Sequence[Sample]) -> dict[str, npt.NDArray[Any]]:
     """A batch of patches of one size: reflectance as float32, one array for each field."""
-    fields = {
-        name: np.stack([getattr(s, name) for s in samples]) for name in ("fine", "coarse", "days", "target", "clear")
-    }
+    fields = {field.name: np.stack([getattr(s, field.name) for s in samples]) for field in dataclass_fields(Sample)}
     return fields | {name: to_reflectance(fields[name]) for name in ("fine", "target")}
 
 

@@ -31,13 +31,13 @@ from scipy import ndimage
 
 from stfgan_xr.days import day_range, to_number
 from stfgan_xr.errors import InputError, ResourceError
-from stfgan_xr.files import write_json, write_text
+from stfgan_xr.files import Folder, write_json, write_text
 from stfgan_xr.grid import SINUSOIDAL, Window
 from stfgan_xr.landscape import MARGIN, Day, World
 from stfgan_xr.rasters import write_cog
 from stfgan_xr.sensors import BANDS, LANDSAT_OLI, MCD43A4
 
-__all__ = ["World", "default_folder", "ensure_world", "passes", "read_world", "write_world"]
+__all__ = ["World", "default_folder", "ensure_world", "passes", "read_world", "world_of", "write_world"]
 
 VERSION = 2
 """Raised whenever the same world would give other files."""
@@ -88,6 +88,19 @@ def read_world(folder: Path) -> World:
         return World(**found | {"start": date.fromisoformat(found["start"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: no demo world there ({type(error).__name__})") from None
+
+
+def world_of(run: Folder) -> World | None:
+    """The simulated world that a run was made from, if it was.
+
+    Raises
+    ------
+    InputError
+        If the world's files are gone.
+    """
+    content = run.read("run.json")
+    catalog = (json.loads(content).get("catalog") or {}) if content is not None else {}
+    return read_world(Path(catalog["truth"]).parent) if catalog.get("truth") else None
 
 
 def _holds(folder: Path, world: World) -> bool:

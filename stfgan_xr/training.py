@@ -20,8 +20,9 @@ from stfgan_xr import checkpoint, gate, samples
 from stfgan_xr.brackets import series
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo, tile_step
+from stfgan_xr.landscape import Truth
 from stfgan_xr.learning import Batch, Recipe, Run, Step, train_step
-from stfgan_xr.predictors.stages import AnchorName, Architecture, Margins, Pair, Schedule
+from stfgan_xr.predictors.stages import AnchorName, Architecture, Margins, Pair, Schedule, Targets
 from stfgan_xr.predictors.stfgan import STFGAN, restore, shapes
 
 SAVES = 20
@@ -34,13 +35,15 @@ LOSSES = (
 
 
 def corpus(
-    cubes: Sequence[tuple[xr.Dataset, xr.Dataset]], bands: Sequence[str] | None = None
+    cubes: Sequence[tuple[xr.Dataset, xr.Dataset]],
+    bands: Sequence[str] | None = None,
+    truths: Sequence[Truth | None] | None = None,
 ) -> tuple[samples.Place, ...]:
     """Regions to train on, each ``(landsat, modis)``; every fifth acquisition of each is withheld."""
     places = []
-    for landsat, modis in cubes:
+    for (landsat, modis), truth in zip(cubes, truths or [None] * len(cubes), strict=True):
         fine, coarse = series(landsat, bands), series(modis, bands)
-        places.append(samples.Place(fine, coarse, samples.withhold(fine.days)))
+        places.append(samples.Place(fine, coarse, samples.withhold(fine.days), truth))
     if len({(place.ratio, place.landsat.bands) for place in places}) != 1:
         raise InputError("the cubes differ in bands or in the ratio of their pixel sizes; train on cubes of one kind")
     return tuple(places)
@@ -52,17 +55,25 @@ def halo_of(recipe: Recipe, ratio: int) -> Halo:
 
 
 def to_batch(
-    patches: Sequence[samples.Sample], halo: Halo, ratio: int, draw: np.random.Generator, device: str
+    patches: Sequence[samples.Sample],
+    halo: Halo,
+    ratio: int,
+    draw: np.random.Generator,
+    device: str,
+    anchor: AnchorName = "progress",
 ) -> Batch:
-    """Patches turned at random, on a device."""
+    """Patches turned at random, on a device, for networks with an anchor."""
     fields = samples.turn(samples.stack(patches), draw)
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in fields.items()}
-    before, target, after = tensors["coarse"].unbind(1)
+    before, day, after, level = tensors["coarse"].unbind(1)
     acquired = tensors["days"].to(torch.int32)
     pair = Pair(
         tensors["fine"], before, after, acquired[:, 0], acquired[:, 1], ratio, halo.coarse, Margins.same(halo.fine)
     )
-    return Batch(pair, torch.zeros(len(patches), device=device), target, tensors["target"], tensors["clear"])
+    numbers = torch.zeros(len(patches), device=device)
+    own = anchor == "progress"
+    targets = Targets(numbers, day, level, tensors["lead"]) if own else Targets.by_calendar(numbers, day)
+    return Batch(pair, targets, tensors["target"], tensors["clear"])
 
 
 class Folder:
@@ -71,7 +82,10 @@ class Folder:
     def __init__(self, out: Path, architecture: Architecture, recipe: Recipe, places: Sequence[samples.Place]) -> None:
         self.checkpoint = out / "stfgan.safetensors"
         self.state, self.losses = out / "training" / "state.safetensors", out / "training" / "losses.csv"
-        data = [[*p.landsat.shape, len(p.landsat.days), p.landsat.days[0], p.landsat.days[-1]] for p in places]
+        data = [
+            [*p.landsat.shape, len(p.landsat.days), p.landsat.days[0], p.landsat.days[-1], p.truth is not None]
+            for p in places
+        ]
         self.identity: dict[str, Any] = (
             architecture.to_config() | asdict(recipe) | {"span": list(recipe.span), "cubes": data}
         )
@@ -119,11 +133,11 @@ class Folder:
             csv.DictWriter(file, LOSSES, restval="").writerow({"step": number} | values)
 
 
-def _draw(pool: Sequence[samples.Sample], halo: Halo, ratio: int, step: Step, device: str) -> Batch:
+def _draw(pool: Sequence[samples.Sample], halo: Halo, architecture: Architecture, step: Step, device: str) -> Batch:
     draw, recipe = step.random(), step.recipe
     chosen = draw.integers(len(pool), size=recipe.batch)
-    patches = [samples.cut(pool[int(index)], recipe.patch, ratio, draw) for index in chosen]
-    return to_batch(patches, halo, ratio, draw, device)
+    patches = [samples.cut(pool[int(index)], recipe.patch, architecture.ratio, draw) for index in chosen]
+    return to_batch(patches, halo, architecture.ratio, draw, device, architecture.anchor)
 
 
 def _pace(architecture: Architecture, recipe: Recipe, draw: Callable[[Step], Batch], device: str) -> int:
@@ -145,10 +159,11 @@ def train(
     out: str | Path,
     recipe: Recipe | None = None,
     *,
+    truths: Sequence[Truth | None] | None = None,
     bands: Sequence[str] | None = None,
     width: int = 64,
     schedule: Schedule = "same-grid",
-    anchor: AnchorName = "delta",
+    anchor: AnchorName = "progress",
     half: bool = False,
     progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
 ) -> dict[str, Any]:
@@ -160,6 +175,8 @@ def train(
         Regions to train on, each ``(landsat, modis)``: counts or reflectance Datasets on nested grids.
     recipe
         How to train.
+    truths
+        Of each region, if it is simulated: what it truly looks like, to train towards instead of acquisitions.
     bands
         By default all of the cubes.
     width, schedule, anchor
@@ -183,16 +200,18 @@ def train(
         If no three acquisitions are clear and close enough.
     """
     recipe = recipe or Recipe()
-    places = corpus(cubes, bands)
+    places = corpus(cubes, bands, truths)
     ratio, device = places[0].ratio, "cuda" if torch.cuda.is_available() else "cpu"
     architecture = Architecture(places[0].landsat.bands, width, schedule, anchor, ratio)
     check_patch(recipe, architecture, places)
     folder = Folder(Path(out), architecture, recipe, places)
     halo = halo_of(recipe, ratio)
-    pool = list(samples.collect(places, recipe.samples, recipe.region, halo, recipe.seed, recipe.span))
+    pool = list(
+        samples.collect(places, recipe.samples, recipe.region, halo, recipe.seed, recipe.span, recipe.distorted)
+    )
 
     def draw(step: Step) -> Batch:
-        return _draw(pool, halo, ratio, step, device)
+        return _draw(pool, halo, architecture, step, device)
 
     run = Run(architecture, recipe, device)
     total = folder.resume(run) or _pace(architecture, recipe, draw, device)
@@ -221,11 +240,11 @@ def check_patch(recipe: Recipe, architecture: Architecture, places: Sequence[sam
 
 def _finish(run: Run, folder: Folder, places: Sequence[samples.Place], half: bool) -> dict[str, Any]:
     """Write the checkpoint, measure its halo, and compare it on the withheld acquisitions."""
-    network, recipe = run.network, run.recipe
+    network, recipe = run.result, run.recipe
     kind = np.float16 if half else np.float32
     state = network.state_dict()
     tensors = {name: state[name].detach().cpu().numpy().astype(kind) for name in shapes(network)}
-    config = network.architecture.to_config()
+    config = network.architecture.to_config() | {"subsets": recipe.distorted}
     checkpoint.save(folder.checkpoint, tensors, config | {"training": asdict(recipe)})
     halo = gate.measure_halo(restore(folder.checkpoint), places, recipe.seed)
     config["halo"] = {"fine": halo.fine, "coarse": halo.coarse}

@@ -57,22 +57,22 @@ def test_an_image_comes_out_at_the_fine_size_and_within_bounds() -> None:
 def test_shared_equals_unshared(seed: int) -> None:
     made, (coarse, fine) = network(seed=seed), images(seed=seed)
     with torch.inference_mode():
-        assert torch.allclose(torch.tanh(made.finish(coarse, made.share(fine))), made(coarse, fine), atol=1e-5)
+        assert torch.allclose(torch.tanh(made.finish(coarse, made.share(fine)[0])), made(coarse, fine), atol=1e-5)
 
 
 def test_one_shared_part_serves_many_days() -> None:
     made, (coarse, fine) = network(), images()
     with torch.inference_mode():
-        together = made.finish(coarse, made.share(fine[:1]))
-        alone = [made.finish(coarse[n : n + 1], made.share(fine[:1])) for n in range(2)]
+        together = made.finish(coarse, made.share(fine[:1])[0])
+        alone = [made.finish(coarse[n : n + 1], made.share(fine[:1])[0]) for n in range(2)]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
 def test_cutting_early_equals_cutting_late() -> None:
     made, (coarse, fine) = network(), images()
     with torch.inference_mode():
-        whole = made.finish(coarse, made.share(fine))[..., 16:-16, 16:-16]
-        part = made.finish(coarse, made.share(fine, 16), 16)
+        whole = made.finish(coarse, made.share(fine)[0])[..., 16:-16, 16:-16]
+        part = made.finish(coarse, made.share(fine, 16)[0], 16)
     assert torch.allclose(whole, part, atol=1e-5)
 
 
@@ -113,7 +113,7 @@ def reach(coarse_side: bool) -> int:
     made.double()
     coarse, fine = torch.ones(1, 3, 96, 96).double(), torch.ones(1, 2, 384, 384).double()
     given = (coarse if coarse_side else fine).requires_grad_()
-    middle = made.finish(coarse, made.share(fine))[..., 192:196, 192:196].sum()
+    middle = made.finish(coarse, made.share(fine)[0])[..., 192:196, 192:196].sum()
     (gradient,) = torch.autograd.grad(middle, given)
     rows = gradient.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
     scale = 4 if coarse_side else 1

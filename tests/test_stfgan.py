@@ -15,6 +15,7 @@ from stfgan_xr.brackets import mirror
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo, Window
 from stfgan_xr.predictors import Bracket, CoarseWindow, Predictor
+from stfgan_xr.predictors.progress import Progress
 from stfgan_xr.predictors.simple import Delta
 from stfgan_xr.predictors.stages import AnchorName, Architecture, Network, Schedule
 from stfgan_xr.predictors.stfgan import STFGAN, load
@@ -29,7 +30,9 @@ def random_checkpoint(folder: Path, architecture: Architecture, seed: int = 0, h
     torch.manual_seed(seed)
     network = Network(architecture)
     for generator in (network.first, network.second):
-        torch.nn.init.normal_(generator.fusion.weight, std=0.03)
+        for layer in (generator.fusion, generator.still):
+            if layer is not None:
+                torch.nn.init.normal_(layer.weight, std=0.03 if layer is generator.fusion else 0.3)
     shake(network, seed)
     tensors = {name: value.numpy() for name, value in network.state_dict().items() if value.is_floating_point()}
     config = architecture.to_config()
@@ -59,12 +62,12 @@ class Place:
     def bracket(self, window: Window, halo: Halo) -> tuple[Bracket, CoarseWindow]:
         fine, day = (self.cut(array, window.pad(halo.fine)) for array in (self.fine, self.day))
         coarse = self.cut(self.coarse, window.cells(self.ratio).pad(halo.coarse))
-        series = np.stack([coarse[2], coarse[3]])
-        every = np.repeat(series[:1], DAYS[-1] - DAYS[0] + 1, axis=0)
-        every[-1] = series[-1]
+        first, last = DAYS[0] - halo.days, DAYS[-1] + halo.days
+        every = np.repeat(coarse[2:3], last - first + 1, axis=0)
+        every[DAYS[-1] - first :] = coarse[3]
         return (
             Bracket(fine[0], fine[1], coarse[0], coarse[1], day[0], day[1], self.ratio, halo),
-            CoarseWindow(DAYS, every, tuple(range(DAYS[0], DAYS[-1] + 1))),
+            CoarseWindow(DAYS, every, tuple(range(first, last + 1))),
         )
 
     def predict(self, predictor: Predictor, window: Window) -> npt.NDArray[np.float32]:
@@ -85,13 +88,14 @@ class Place:
 
 
 CASES = [
-    ("same-grid", "delta", 16, (8, 5), (32, 64)),
+    ("same-grid", "progress", 16, (8, 5), (32, 64)),
+    ("same-grid", "delta", 16, (8, 5), (48,)),
     ("same-grid", "none", 16, (5, 6), (48,)),
-    ("same-grid", "delta", 7, (22, 32), (112,)),
-    ("same-grid", "delta", 1, (70, 85), (32, 48)),
-    ("progressive", "delta", 16, (6, 7), (32, 64)),
+    ("same-grid", "progress", 7, (22, 32), (112,)),
+    ("same-grid", "progress", 1, (70, 85), (32, 48)),
+    ("progressive", "progress", 16, (6, 7), (32, 64)),
     ("progressive", "none", 7, (22, 32), (112,)),
-    ("progressive", "delta", 1, (70, 85), (48,)),
+    ("progressive", "progress", 1, (70, 85), (48,)),
 ]
 
 
@@ -110,21 +114,24 @@ def test_tiles_give_the_whole_image(
 
 def test_a_halo_too_small_is_seen(tmp_path: Path) -> None:
     architecture = Architecture(BANDS, 4)
-    predictor = STFGAN.open(random_checkpoint(tmp_path, architecture, halo=Halo(fine=32, coarse=4)))
-    assert predictor.halo == Halo(32, 4)
+    predictor = STFGAN.open(random_checkpoint(tmp_path, architecture, halo=Halo(fine=64, coarse=4)))
+    assert predictor.halo == Halo(64, 4, 4)
     place = Place((4, 4), 16)
     whole = place.predict(predictor, place.whole)
     assert np.abs(place.tiled(predictor, 32) - whole).max() > 1e-5
 
 
 @pytest.mark.parametrize("schedule", ["same-grid", "progressive"])
-def test_an_untrained_network_is_its_anchor(tmp_path: Path, schedule: Schedule) -> None:
+@pytest.mark.parametrize(("anchor", "method"), [("progress", Progress), ("delta", Delta)])
+def test_an_untrained_network_is_its_anchor(
+    tmp_path: Path, schedule: Schedule, anchor: AnchorName, method: type[Delta]
+) -> None:
     torch.manual_seed(1)
-    network = Network(Architecture(BANDS, 4, schedule))
+    network = Network(Architecture(BANDS, 4, schedule, anchor))
     tensors = {name: value.numpy() for name, value in network.state_dict().items() if value.is_floating_point()}
     path = checkpoint.save(tmp_path / "untrained", tensors, network.architecture.to_config())
     place = Place((3, 4), 16, low=-0.2, high=1.3)
-    expected = place.predict(Delta(BANDS), place.whole)
+    expected = place.predict(method(BANDS), place.whole)
     assert np.abs(place.predict(STFGAN.open(path), place.whole) - expected).max() <= 1e-6
 
 
@@ -190,14 +197,46 @@ def test_a_checkpoint_that_changed_is_refused(tmp_path: Path) -> None:
 
 
 def test_halo_follows_the_ratio(tmp_path: Path) -> None:
-    path = random_checkpoint(tmp_path, Architecture(BANDS, 4), halo=Halo(fine=64, coarse=7))
+    path = random_checkpoint(tmp_path, Architecture(BANDS, 4, anchor="delta"), halo=Halo(fine=64, coarse=7))
     assert STFGAN.open(path).halo == Halo(64, 7)
-    assert STFGAN.open(path, ratio=7).halo == Halo(64, 16)
-    assert STFGAN.open(path, ratio=1).halo == Halo(64, 112)
+    assert STFGAN.open(path, ratio=7).halo == Halo(64, 11)
+    assert STFGAN.open(path, ratio=1).halo == Halo(64, 73)
+    path = random_checkpoint(tmp_path / "progress", Architecture(BANDS, 4), halo=Halo(fine=64, coarse=7))
+    assert STFGAN.open(path).halo == Halo(64, 7, 4)
+    assert STFGAN.open(path, ratio=7).halo == Halo(64, 11, 4)
     place = Place((16, 16), 7)
     bracket, _ = place.bracket(place.whole, Halo(64, 16))
     with pytest.raises(InputError, match="16 fine pixels"):
         STFGAN.open(path).prepare(bracket)
+
+
+def test_a_halo_that_the_anchor_needs_more_than_is_refused(tmp_path: Path) -> None:
+    path = random_checkpoint(tmp_path, Architecture(BANDS, 4), halo=Halo(fine=32, coarse=4))
+    with pytest.raises(InputError, match="smaller than the 48 pixels and 3 cells"):
+        STFGAN.open(path)
+
+
+def test_weights_for_any_of_their_bands(tmp_path: Path) -> None:
+    architecture = Architecture(("blue", *BANDS, "swir1"), 4, anchor="delta")
+    plain = checkpoint.read_config(random_checkpoint(tmp_path, architecture))
+    file = tmp_path / "same-grid-0.safetensors"
+    with pytest.raises(InputError, match="trained for the bands"):
+        load(file, BANDS)
+    checkpoint.save(file, checkpoint.load_tensors(file), plain | {"subsets": True})
+    place, swapped = Place((3, 3), 16), Place((3, 3), 16)
+    swapped.fine, swapped.coarse = swapped.fine[:, ::-1], swapped.coarse[:, ::-1]
+    predictor, other = load(file, BANDS), load(file, BANDS[::-1])
+    assert pickle.loads(pickle.dumps(predictor)).bands == BANDS
+    found = place.predict(predictor, place.whole)
+    assert np.abs(found - swapped.predict(other, place.whole)[:, ::-1]).max() < 1e-6
+    # Bands that the data does not have are as good as constant ones.
+    full = STFGAN.open(file)
+    for name in ("fine", "coarse"):
+        image = np.full_like(getattr(place, name)[:, :1], 0.5)
+        setattr(place, name, np.concatenate([image, getattr(place, name), image], axis=1))
+    bracket, window = place.bracket(place.whole, full.halo)
+    whole = full.predict(full.prepare(bracket), window).mean[:, 1:3]
+    assert np.abs(whole - found).max() < 1e-5
 
 
 def test_load_checks_the_bands(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import torch
 
 from stfgan_xr import checkpoint, gate, samples, training
 from stfgan_xr.brackets import series
+from stfgan_xr.days import from_number
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.grid import Halo, Window
 from stfgan_xr.learning import Gan, Recipe
+from stfgan_xr.predictors.progress import Progress
 from stfgan_xr.predictors.simple import Delta
-from stfgan_xr.predictors.stages import AnchorName, Architecture, Schedule
+from stfgan_xr.predictors.stages import AnchorName, Architecture, Schedule, anchor
 from stfgan_xr.predictors.stfgan import STFGAN, restore
 from tests.synthetic import Scene, day
 from tests.test_stfgan import Place, random_checkpoint
@@ -86,10 +89,10 @@ def test_training_lowers_the_loss_below_the_anchor(tmp_path: Path) -> None:
     assert last < first
     assert last < 0.9
     assert [int(row["step"]) for row in rows] == list(range(60))
-    assert facts["withheld"]["rmse"].keys() == {"stfgan", "delta", "linear"}
+    assert facts["withheld"]["rmse"].keys() == {"stfgan", "progress", "delta", "linear"}
     config = checkpoint.read_config(tmp_path)
     assert config["training"] == facts
-    assert STFGAN.open(tmp_path).halo == Halo(config["halo"]["fine"], config["halo"]["coarse"])
+    assert STFGAN.open(tmp_path).halo == Halo(config["halo"]["fine"], config["halo"]["coarse"], 4)
 
 
 @pytest.mark.parametrize("schedule", ["same-grid", "progressive"])
@@ -179,7 +182,7 @@ def test_a_sample_never_sees_its_target_nor_what_lies_inside_its_bracket(scene: 
         if sample is None:
             continue
         assert not {triplet.before, triplet.target, triplet.after} & place.withheld
-        seen = set(np.unique(sample.days[:, 16:-16, 16:-16][:, sample.clear] + triplet.target).tolist())
+        seen = set(np.unique(sample.days[:, 16:-16, 16:-16][:, sample.clear[0]] + triplet.target).tolist())
         assert not any(triplet.before < number < triplet.after for number in seen)
         assert seen <= {zero + number for number in ACQUIRED}
 
@@ -190,37 +193,71 @@ def test_patches_are_parts_of_their_samples(scene: Scene) -> None:
     sample = next(samples.collect([place], 1, 64, halo, 0))
     patch = samples._cut(sample, Window(16, 48, 32, 64), 16)
     assert patch.fine.shape == (4, 64, 64)
-    assert patch.coarse.shape == (3, 2, 6, 6)
+    assert patch.coarse.shape == (4, 2, 6, 6)
+    assert patch.lead.shape == (1, 6, 6)
     assert np.array_equal(patch.target, sample.target[:, 16:48, 32:64])
     assert np.array_equal(patch.fine[:, 16:-16, 16:-16], sample.fine[:, 32:64, 48:80])
     assert np.array_equal(patch.coarse[..., 2:-2, 2:-2], sample.coarse[..., 3:5, 4:6])
 
 
-def test_the_batch_anchor_is_the_predictor_delta(scene: Scene) -> None:
+@pytest.mark.parametrize(("name", "method"), [("delta", Delta), ("progress", Progress)])
+def test_the_anchor_of_a_batch_is_the_predictor(scene: Scene, name: AnchorName, method: type[Delta]) -> None:
     place = training.corpus([(scene.landsat, scene.modis)])[0]
     halo, window = Halo(16, 2), Window(0, 64, 0, 64)
     triplet = samples.triplets([place])[0]
     sample = samples.read(place, triplet, window, halo)
     assert sample is not None
+    batch = training.to_batch([sample], halo, 16, Still(), "cpu", name)  # type: ignore[arg-type]
+    predictor = method(place.landsat.bands)
+    interval = samples.interval_of(place, triplet, window, predictor.halo)
+    expected = predictor.predict(predictor.prepare(interval.bracket), interval.coarse).mean
+    # Samples hold whole counts.
+    assert np.abs(anchor(batch.pair, batch.targets, 0).image.numpy() - expected).max() < 3e-4
+    observed = series(scene.landsat).select([triplet.target]).read([0], window)[0]
+    assert np.abs(batch.target.numpy()[0] - observed)[sample.clear].max() < 1e-6
 
-    class Still:
-        def integers(self, low: int, high: int, count: int) -> Any:
-            return np.zeros(count, int)
 
-    batch = training.to_batch([sample], halo, 16, Still(), "cpu")  # type: ignore[arg-type]
-    interval = samples.interval_of(place, triplet, window, Halo(0, 1))
-    expected = (
-        Delta(place.landsat.bands).predict(Delta(place.landsat.bands).prepare(interval.bracket), interval.coarse).mean
-    )
-    from stfgan_xr.predictors.stages import anchor
+class Still:
+    """Draws that turn nothing."""
 
-    assert np.abs(anchor(batch.pair, batch.days, batch.coarse, 0).numpy() - expected).max() < 1e-6
-    assert (
-        np.abs(batch.target.numpy()[0] - series(scene.landsat).select([triplet.target]).read([0], window)[0])[
-            :, sample.clear
-        ].max()
-        < 1e-6
-    )
+    def integers(self, low: int, high: int, count: int) -> Any:
+        return np.zeros(count, int)
+
+
+def test_of_a_simulated_world_targets_are_its_truth_on_any_day(scene: Scene) -> None:
+    def truth(on: date, bands: Sequence[str], window: Window) -> Any:
+        return scene.truth((on - day(0)).days)[:, *window.slices]
+
+    place = training.corpus([(scene.landsat, scene.modis)], None, [truth])[0]
+    found = samples.triplets([place], (2, 12))
+    assert {triplet.target for triplet in found} - set(place.landsat.days)
+    assert not {triplet.target for triplet in found} & place.withheld
+    assert all(triplet.before < triplet.target < triplet.after for triplet in found)
+    triplet, window = found[0], Window(16, 48, 0, 64)
+    sample = samples.read(place, triplet, window, Halo(16, 2))
+    assert sample is not None
+    assert np.abs(sample.target * 1e-4 - truth(from_number(triplet.target), place.landsat.bands, window)).max() <= 1e-4
+
+
+def test_a_distorted_sample_is_what_it_says(scene: Scene) -> None:
+    place = training.corpus([(scene.landsat, scene.modis)])[0]
+    triplet, window, halo = samples.triplets([place])[0], Window(0, 64, 0, 64), Halo(16, 2)
+    plain = samples.read(place, triplet, window, halo)
+    changed = samples.Distortion((1,), gain=np.float32([1.1]), offset=np.float32([0.01]), contrast=0.5)
+    sample = samples.read(place, triplet, window, halo, changed)
+    assert plain is not None
+    assert sample is not None
+    assert not sample.clear[0].any()
+    assert np.array_equal(sample.clear[1], plain.clear[1])
+    assert (sample.target[0] == 5000).all()
+    assert (sample.fine[[0, 2]] == 5000).all()
+    assert np.abs(sample.target[1] - plain.target[1] / 2).max() <= 1
+    assert np.abs(sample.coarse[:, 1] - (plain.coarse[:, 1] * 0.55 + 0.01)).max() < 1e-6
+    shifted = samples.read(place, triplet, window, halo, samples.Distortion((0, 1), shift=(0.0, 0.5)))
+    assert shifted is not None
+    inner = plain.coarse[..., 1:-1]
+    middle = (inner + plain.coarse[..., :-2]) / 2
+    assert np.abs(shifted.coarse[:3, ..., 2:-2] - middle[:3, ..., 1:-1]).max() < 1e-6
 
 
 def test_the_measured_halo_is_enough_and_no_larger_than_needed(scene: Scene, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ as one file of this folder and one line in :data:`METHODS`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +15,11 @@ import numpy.typing as npt
 from stfgan_xr.grid import Halo
 
 Float = npt.NDArray[np.float32]
+
+
+def cropped(array: npt.NDArray[Any], cut: int) -> npt.NDArray[Any]:
+    """Without ``cut`` rows and columns on every side of the last two axes."""
+    return np.ascontiguousarray(array[..., cut : array.shape[-2] - cut, cut : array.shape[-1] - cut])
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,20 @@ class Bracket:
     ratio: int
     halo: Halo
 
+    def within(self, halo: Halo) -> Bracket:
+        """The same with a smaller halo."""
+        fine, coarse = self.halo.fine - halo.fine, self.halo.coarse - halo.coarse
+        return replace(
+            self,
+            halo=halo,
+            fine_before=cropped(self.fine_before, fine),
+            fine_after=cropped(self.fine_after, fine),
+            day_before=cropped(self.day_before, fine),
+            day_after=cropped(self.day_after, fine),
+            coarse_before=cropped(self.coarse_before, coarse),
+            coarse_after=cropped(self.coarse_after, coarse),
+        )
+
 
 @dataclass(frozen=True)
 class CoarseWindow:
@@ -64,6 +83,10 @@ class CoarseWindow:
     def on(self, day: int) -> Float:
         """The coarse reflectance ``(band, CY, CX)`` of one day."""
         return self.series[day - self.series_days[0]]  # type: ignore[no-any-return]
+
+    def crop(self, cut: int) -> CoarseWindow:
+        """The same without ``cut`` cells on every side."""
+        return replace(self, series=cropped(self.series, cut))
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,12 @@ class Generator(nn.Module):
         Bands of every image.
     width
         Channels inside; 64 in the paper (2,366,086 parameters for six bands).
+    planes
+        Channels of the coarse branch; three images by default.
+    outputs
+        Channels of the result; ``bands`` by default.
+    still
+        Further channels, of the fine branch alone: the same on every day of an interval.
 
     Notes
     -----
@@ -108,16 +114,25 @@ class Generator(nn.Module):
     once for an interval between fine images, and :meth:`finish` adds the first, day by day.
     """
 
-    def __init__(self, bands: int = 6, width: int = WIDTH) -> None:
+    def __init__(
+        self,
+        bands: int = 6,
+        width: int = WIDTH,
+        *,
+        planes: int | None = None,
+        outputs: int | None = None,
+        still: int = 0,
+    ) -> None:
         super().__init__()
-        self.bands, self.width = bands, width
-        self.coarse = Branch(3 * bands, width, COARSE_BLOCKS)
+        self.bands, self.width, self.outputs = bands, width, outputs or bands
+        self.coarse = Branch(planes or 3 * bands, width, COARSE_BLOCKS)
         self.upscale1, self.upscale2 = Upscale(width), Upscale(width)
         self.fine = Branch(2 * bands, width, FINE_BLOCKS)
-        self.fusion = _conv(2 * width, bands, 9)
+        self.fusion = _conv(2 * width, self.outputs, 9)
+        self.still = _conv(width, still, 3) if still else None
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """Prediction ``(n, b, h, v)`` in [-1, 1].
+        """Prediction ``(n, outputs, h, v)`` in [-1, 1].
 
         Parameters
         ----------
@@ -129,10 +144,12 @@ class Generator(nn.Module):
         upscaled = self.upscale2(self.upscale1(self.coarse(coarse)))  # (n, w, h, v)
         return torch.tanh(self.fusion(torch.cat([upscaled, self.fine(fine)], dim=1)))
 
-    def share(self, fine: Tensor, cut: int = 0) -> Tensor:
-        """What does not depend on the day: ``(n, b, h - 2 cut, v - 2 cut)``, before the hyperbolic tangent."""
+    def share(self, fine: Tensor, cut: int = 0) -> tuple[Tensor, Tensor | None]:
+        """What does not depend on the day, before the hyperbolic tangent: ``(n, outputs, h - 2 cut, v - 2 cut)`` for
+        :meth:`finish`, and the still channels, if there are any."""
         features, weight = self.fine(fine), self.fusion.weight[:, self.width :]
-        return crop(functional.conv2d(features, weight, self.fusion.bias, padding=REACH_FUSION), cut)
+        shared = crop(functional.conv2d(features, weight, self.fusion.bias, padding=REACH_FUSION), cut)
+        return shared, None if self.still is None else crop(self.still(features), cut)
 
     def finish(self, coarse: Tensor, shared: Tensor, cut: int = 0) -> Tensor:
         """What the prediction is the hyperbolic tangent of, of the shape of ``shared``.
@@ -153,20 +170,21 @@ class Generator(nn.Module):
         return crop(functional.pixel_shuffle(part, 2), extra) + shared
 
     def start_at_zero(self) -> None:
-        """Let the last layer start at zero, so that the untrained network predicts no correction."""
-        nn.init.zeros_(self.fusion.weight)
-        if self.fusion.bias is not None:
-            nn.init.zeros_(self.fusion.bias)
+        """Let the last layers start at zero, so that the untrained network predicts no correction."""
+        for layer in (self.fusion, self.still):
+            for parameter in layer.parameters() if layer is not None else ():
+                nn.init.zeros_(parameter)
 
     def start_at_differences(self) -> None:
         """Let the first layers begin with differences in time beside what they drew.
 
         Reflectances differ by some hundredths from day to day and by ten times that from place to place: from an
-        ordinary start the layers learn for long to tell the two apart.
+        ordinary start the layers learn for long to tell the two apart. The fine branch also begins with differences
+        to the neighbours in one image, which tell how sharp it is.
         """
         over_coarse = ((-1, 1, 0), (0, 1, -1), (-1, 0, 1), (1, 1, 1))
         _add_patterns(self.coarse.head, over_coarse, self.bands)
-        _add_patterns(self.fine.head, ((-1, 1), (1, 1), (-1, 1), (1, 0)), self.bands)
+        _add_patterns(self.fine.head, ((-1, 1), (1, 1), (1, 0), (0, 1)), self.bands)
 
     def fold(self) -> Generator:
         """A copy for inference: normalisation folded into the convolutions, channels last in memory."""
@@ -218,9 +236,14 @@ def _add_patterns(head: nn.Module, patterns: tuple[tuple[int, ...], ...], bands:
     with torch.no_grad():
         for number in range(weight.shape[0]):
             pattern = torch.tensor(patterns[number % len(patterns)], dtype=weight.dtype)
-            gain = DIFFERENCE_GAIN if pattern.sum() == 0 else 1.0
+            detail = pattern.count_nonzero() == 1
+            gain = DIFFERENCE_GAIN if detail or pattern.sum() == 0 else 1.0
             mix = torch.randn(bands, dtype=weight.dtype) * gain / bands**0.5
-            weight[number, :, middle, middle] += (pattern[:, None] * mix).reshape(-1)
+            images = (pattern[:, None] * mix).reshape(-1)
+            weight[number, : len(images), middle, middle] += images
+            if detail:
+                around = weight[number, : len(images), middle - 1 : middle + 2, middle - 1 : middle + 2]
+                around -= images[:, None, None] / 9
 
 
 def _identity(layer: nn.Module) -> nn.Module:

@@ -92,6 +92,8 @@ class Pace:
         ``(y, x)`` days of the fine observations on the same ground.
     ratio
         Fine pixels along a cell.
+    beyond
+        Cells that the bracket's coarse images have beyond these, on every side.
     """
 
     before: Tensor
@@ -100,6 +102,7 @@ class Pace:
     day_before: Tensor
     day_after: Tensor
     ratio: int
+    beyond: int
 
     @classmethod
     def of(cls, whole: BracketTensors, cells: int) -> Pace:
@@ -113,8 +116,9 @@ class Pace:
         change = inner(whole.coarse_after - whole.coarse_before, spare)
         weight = evidence(change, cells_of(wide.fine_after - wide.fine_before, ratio))
         near = wide.crop(cells * ratio)
-        before = inner(whole.coarse_before, spare + AROUND)
-        return cls(before, inner(change, AROUND), weight, near.day_before, near.day_after, ratio)
+        beyond = spare + AROUND
+        before = inner(whole.coarse_before, beyond)
+        return cls(before, inner(change, AROUND), weight, near.day_before, near.day_after, ratio, beyond)
 
     def lead(self, day: int, coarse: Tensor) -> Tensor:
         """How far cells are ahead of the calendar on a day: ``(cy, cx)``, added to the share of time that has passed.
@@ -132,6 +136,11 @@ class Pace:
         passed = share / cells_of(both, self.ratio).clamp(min=1e-6)
         departure = coarse - self.before - passed * self.change
         return (passed + (self.weight * departure).sum(-3)).clamp(0, 1) - passed
+
+    def lead_within(self, day: int, coarse: Tensor) -> Tensor:
+        """:meth:`lead` on all cells ``(CY, CX)`` of a bracket, zero beyond those known."""
+        cut = slice(self.beyond, -self.beyond)
+        return functional.pad(self.lead(day, coarse[..., cut, cut]), [self.beyond] * 4)
 
 
 @dataclass(frozen=True)
@@ -185,8 +194,8 @@ class Progress:
             return Prediction(np.stack([self._on(prepared, coarse, day).numpy() for day in coarse.days]))
 
     def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
-        pair, near = prepared.pair, slice(AROUND, -AROUND)
-        lead = prepared.pace.lead(day, torch.from_numpy(coarse.on(day))[..., near, near])
-        progress = (weight_after(pair, day) + pair.up(functional.pad(lead, [AROUND] * 4))).clamp(0, 1)
+        pair = prepared.pair
+        lead = prepared.pace.lead_within(day, torch.from_numpy(coarse.on(day)))
+        progress = (weight_after(pair, day) + pair.up(lead)).clamp(0, 1)
         level = pair.up(torch.from_numpy(smoothed(coarse, day)) - pair.coarse_before)
         return pair.fine_before + level + progress * prepared.detail

@@ -3,15 +3,25 @@
 ``schedule="same-grid"``: stage 1 predicts the fine image from coarse images resampled to a quarter of the fine
 resolution; stage 2 predicts it again from fine images averaged to that resolution, with the stage-1 result as the one
 of the target day. ``schedule="progressive"`` (as in STFDCNN, Song et al. 2018): stage 1 predicts the averaged fine
-image, stage 2 the fine one. ``anchor="delta"`` is ours: the stages predict corrections of
-:func:`stfgan_xr.predictors.simple.delta`, so that an untrained network equals
-it; ``anchor="none"`` is the paper's form.
+image, stage 2 the fine one.
+
+``anchor="progress"`` and ``"delta"`` are ours: the stages correct :mod:`stfgan_xr.predictors.progress` or
+:func:`stfgan_xr.predictors.simple.delta`, and an untrained network equals it. The anchor is
+``F1 + up(level - C1) + p D`` with ``D = F3 - F1 - up(C3 - C1)`` and the share ``p`` of the change that has happened,
+and a stage corrects each of these: ``n1`` and ``n3`` of the fine images (noise, blur), which the fine branch finds once
+for an interval and which count as the images do, as weights of small filters of both images, pixel by pixel, and as
+values; and on the day ``q`` of ``p``, pixel by pixel, and what is left::
+
+    result = anchor + (1 - p) n1 + p n3 + fade (q D + r)
+
+``anchor="none"`` is the paper's form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -22,20 +32,24 @@ from torch.nn import functional
 from stfgan_xr import checkpoint
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo
-from stfgan_xr.predictors import Bracket
+from stfgan_xr.predictors import Bracket, CoarseWindow, progress
 from stfgan_xr.predictors.networks import REACH_COARSE, SCALE, Generator, crop
+from stfgan_xr.predictors.progress import Pace, smoothed
 from stfgan_xr.predictors.resample import upsample
+from stfgan_xr.predictors.simple import BracketTensors
 
 METHOD = "stfgan"
 Schedule = Literal["same-grid", "progressive"]
-AnchorName = Literal["delta", "none"]
+AnchorName = Literal["progress", "delta", "none"]
 SCHEDULES: tuple[Schedule, ...] = ("same-grid", "progressive")
-ANCHORS: tuple[AnchorName, ...] = ("delta", "none")
+ANCHORS: tuple[AnchorName, ...] = ("progress", "delta", "none")
 
 FINE_MARGIN = 28
 """Fine pixels that a stage needs of its fine images (25), as whole pixels of the coarse branch."""
 COARSE_MARGIN = REACH_COARSE + SCALE
 LARGEST_CORRECTION = 0.5
+MOST_WEIGHT = 2.0
+"""Of a filter in the correction of a fine image."""
 GENTLE = 0.01
 """Scale before the last tanh of an anchored network. The last layer sums thousands of inputs, so a step of an optimiser
 that sets the size of its steps itself would move the result by more than the error that is to be corrected."""
@@ -60,7 +74,7 @@ class Architecture:
     bands: tuple[str, ...]
     width: int = 64
     schedule: Schedule = "same-grid"
-    anchor: AnchorName = "delta"
+    anchor: AnchorName = "progress"
     ratio: int = 16
 
     def __post_init__(self) -> None:
@@ -81,15 +95,30 @@ class Architecture:
         """Fine pixels that the networks' regions are whole multiples of."""
         return SCALE * self.step
 
+    def halo(self, margin: int, ratio: int) -> Halo:
+        """What must be seen beyond a block for the coarse branches to have ``margin`` fine pixels each.
+
+        >>> Architecture(("nir",)).halo(32, 16), Architecture(("nir",), anchor="delta").halo(32, 16)
+        (Halo(fine=80, coarse=5, days=4), Halo(fine=60, coarse=5, days=0))
+        """
+        fine, pixels = margin + FINE_MARGIN * self.step, margin * (1 + self.step)
+        coarse, days = -(-(2 * pixels + ratio) // (2 * ratio)), 0
+        if self.anchor == "progress":
+            cells = -(-margin // ratio) + progress.CELLS
+            fine, coarse, days = max(fine, cells * ratio), max(coarse, cells), progress.REACH
+        return Halo(fine=-(-fine // SCALE) * SCALE, coarse=coarse, days=days)
+
+    def pace(self, whole: BracketTensors, margin: int) -> Pace | None:
+        """What the anchor knows of a bracket, for results with ``margin``; None where it follows the calendar."""
+        return Pace.of(whole, -(-margin // whole.ratio) + 1) if self.anchor == "progress" else None
+
     def exact_halo(self, ratio: int) -> Halo:
         """The halo with which tiles give the whole image's pixels for any weights.
 
         >>> Architecture(("nir",)).exact_halo(16), Architecture(("nir",), schedule="progressive").exact_halo(16)
-        (Halo(fine=192, coarse=21, days=0), Halo(fine=276, coarse=52, days=0))
+        (Halo(fine=224, coarse=21, days=4), Halo(fine=276, coarse=52, days=4))
         """
-        fine = COARSE_MARGIN + FINE_MARGIN * self.step
-        pixels = COARSE_MARGIN * (1 + self.step)
-        return Halo(fine=fine, coarse=-(-(2 * pixels + ratio) // (2 * ratio)))
+        return self.halo(COARSE_MARGIN, ratio)
 
     def to_config(self) -> dict[str, Any]:
         """For the JSON side of a checkpoint."""
@@ -114,11 +143,15 @@ class Network(nn.Module):
         super().__init__()
         self.architecture = architecture
         bands, width = len(architecture.bands), architecture.width
-        self.first, self.second = Generator(bands, width), Generator(bands, width)
-        if architecture.anchor == "delta":
-            for stage in (self.first, self.second):
-                stage.start_at_differences()
-                stage.start_at_zero()
+        if architecture.anchor == "none":
+            self.first, self.second = Generator(bands, width), Generator(bands, width)
+            return
+        more = {"outputs": bands + 1, "still": 2 * bands + 4 * len(_filters())}
+        self.first = Generator(bands, width, planes=4 * bands, **more)
+        self.second = Generator(bands, width, planes=3 * bands + 1, **more)
+        for stage in (self.first, self.second):
+            stage.start_at_differences()
+            stage.start_at_zero()
 
     def fold(self) -> Network:
         """A copy for inference."""
@@ -152,7 +185,10 @@ class Margins:
         step = architecture.step
         fine1 = halo.fine // SCALE * SCALE
         even = max(SCALE, 2 * step)  # whole pixels at half the resolution of the stage-1 result
-        result1 = max(fine1 - FINE_MARGIN * step, 0) // even * even
+        result1 = max(fine1 - FINE_MARGIN * step, 0)
+        if architecture.anchor == "progress":
+            result1 = min(result1, max(min(halo.fine // ratio, halo.coarse) - progress.CELLS, 0) * ratio)
+        result1 = result1 // even * even
         # Half a cell at the edge has no neighbour to interpolate with.
         held = min(result1 + COARSE_MARGIN * step, halo.coarse * ratio - ratio // 2)
         coarse1 = max(held // architecture.unit, -(-result1 // architecture.unit)) * architecture.unit
@@ -208,17 +244,94 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Targets:
+    """Target days of a :class:`Pair`, one interval's or one for each of its brackets.
+
+    Attributes
+    ----------
+    days
+        ``(n,)`` days since 1970-01-01.
+    coarse
+        ``(n, b, cy, cx)`` coarse images of the days.
+    level
+        ``(n, b, cy, cx)`` :func:`stfgan_xr.predictors.progress.smoothed` of them.
+    lead
+        ``(n, 1, cy, cx)`` :meth:`stfgan_xr.predictors.progress.Pace.lead`; zero on cells that the result does not see.
+    """
+
+    days: Tensor
+    coarse: Tensor
+    level: Tensor
+    lead: Tensor
+
+    @classmethod
+    def of(cls, pace: Pace | None, window: CoarseWindow, days: Sequence[int], device: torch.device) -> Targets:
+        """Days of one interval, from its pace; without one as in :meth:`by_calendar`."""
+        number = torch.tensor(days, device=device)
+        coarse = torch.from_numpy(np.stack([window.on(day) for day in days])).to(device)
+        if pace is None:
+            return cls.by_calendar(number, coarse)
+        level = torch.from_numpy(np.stack([smoothed(window, day) for day in days])).to(device)
+        lead = torch.stack([pace.lead_within(day, image) for day, image in zip(days, coarse, strict=True)])
+        return cls(number, coarse, level, lead[:, None])
+
+    @classmethod
+    def by_calendar(cls, days: Tensor, coarse: Tensor) -> Targets:
+        """Days of which delta makes its image: nothing runs ahead of the date, and the level is the day's own."""
+        return cls(days, coarse, coarse, torch.zeros_like(coarse[:, :1]))
+
+
+@dataclass(frozen=True)
 class Started:
-    """What is the same on every day of an interval."""
+    """What is the same on every day of an interval.
+
+    Attributes
+    ----------
+    shared1, shared2
+        From :meth:`stfgan_xr.predictors.networks.Generator.share`.
+    still1, still2
+        ``(n, 2b, ...)`` corrections of the fine images by each stage; None without anchor.
+    averages
+        ``(n, 2b, ...)`` fine images at the resolution of the coarse branch, with ``margins.result1``.
+    detail
+        ``(n, b, y, x)`` the fine change less the coarse one, with ``margins.result1``.
+    """
 
     pair: Pair
     shared1: Tensor
     shared2: Tensor
+    still1: Tensor | None
+    still2: Tensor | None
     averages: Tensor
+    detail: Tensor
 
 
-def to_pair(bracket: Bracket, margins: Margins, unit: int, device: torch.device) -> Pair:
-    """A bracket on a device; its far edges are mirrored to multiples of ``unit`` (not seen by its block)."""
+ABSENT = 0.5
+"""Reflectance of bands that the data does not have: in the middle of what the networks see."""
+
+
+def placed(image: Tensor, among: Sequence[int], count: int) -> Tensor:
+    """Bands ``(..., len(among), y, x)`` at their places among ``count``, the others :data:`ABSENT`."""
+    if len(among) == count:
+        return image
+    found = torch.full((*image.shape[:-3], count, *image.shape[-2:]), ABSENT, dtype=image.dtype, device=image.device)
+    found[..., list(among), :, :] = image
+    return found
+
+
+def to_pair(
+    bracket: Bracket,
+    margins: Margins,
+    architecture: Architecture,
+    device: torch.device,
+    bands: Sequence[int] | None = None,
+) -> Pair:
+    """A bracket on a device, its bands at the places ``bands`` of the architecture's (all by default).
+
+    Its far edges are mirrored to multiples of the architecture's unit, which its block does not see.
+    """
+    unit, count = architecture.unit, len(architecture.bands)
+    among = range(count) if bands is None else bands
     rest = [(-(side - 2 * bracket.halo.fine)) % unit for side in bracket.day_before.shape]
     cut = bracket.halo.fine - margins.fine1
 
@@ -226,8 +339,11 @@ def to_pair(bracket: Bracket, margins: Margins, unit: int, device: torch.device)
         padded = np.pad(array, [(0, 0)] * (array.ndim - 2) + [(0, n) for n in rest], mode="symmetric")
         return crop(torch.from_numpy(padded).to(device), cut)[None]
 
-    images = torch.cat([fine(bracket.fine_before), fine(bracket.fine_after)], dim=1)
-    cells = [torch.from_numpy(array).to(device)[None] for array in (bracket.coarse_before, bracket.coarse_after)]
+    images = torch.cat(
+        [placed(fine(image), among, count) for image in (bracket.fine_before, bracket.fine_after)], dim=1
+    )
+    both = (bracket.coarse_before, bracket.coarse_after)
+    cells = [placed(torch.from_numpy(array).to(device)[None], among, count) for array in both]
     acquired = [fine(array) for array in (bracket.day_before, bracket.day_after)]
     return Pair(images, cells[0], cells[1], acquired[0], acquired[1], bracket.ratio, bracket.halo.coarse, margins)
 
@@ -250,45 +366,127 @@ def position(pair: Pair, days: Tensor, margin: int) -> Tensor:
 
 
 def fade(weight: Tensor) -> Tensor:
-    """How much of a correction counts at a :func:`position`: all half way, nothing on the days of the observations.
+    """How much of a day's correction counts at a :func:`position`: all half way, nothing on the days of observations.
 
     There the anchor is as good as the observation; where only one side has one, nothing tells how far it may be off.
     """
-    return 4 * weight * (1 - weight)
+    return 2 * (weight * (1 - weight)).sqrt()
 
 
-def anchor(pair: Pair, days: Tensor, coarse: Tensor, margin: int) -> Tensor:
-    """:func:`stfgan_xr.predictors.simple.delta` for a batch of days, ``(n, b, y, x)`` with ``margin``.
+@dataclass(frozen=True)
+class Anchor:
+    """What the stages correct, on the block plus a margin; see the module's text.
+
+    Attributes
+    ----------
+    image
+        ``(n, b, y, x)`` reflectance.
+    share
+        ``(n, 1, y, x)`` of the change that has happened.
+    fade
+        ``(n, 1, y, x)`` of :func:`fade`.
+    detail
+        ``(n, b, y, x)`` of :class:`Started`.
+    """
+
+    image: Tensor
+    share: Tensor
+    fade: Tensor
+    detail: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Anchor:
+        """The same change to every part."""
+        return Anchor(change(self.image), change(self.share), change(self.fade), change(self.detail))
+
+    def corrected(self, raw: Tensor, still: Tensor) -> Tensor:
+        """A stage's result from what its networks give."""
+        before, after = still.chunk(2, dim=1)
+        of_day = torch.tanh(GENTLE * raw[:, -1:].float()) * self.detail + _bounded(raw[:, :-1])
+        return self.image + torch.lerp(before, after, self.share) + self.fade * of_day
+
+
+def _bounded(raw: Tensor) -> Tensor:
+    return LARGEST_CORRECTION * torch.tanh(GENTLE * raw.float())
+
+
+def _detail(pair: Pair, margin: int) -> Tensor:
+    before, after = pair.cut(margin).chunk(2, dim=1)
+    return after - before - pair.up(pair.coarse_after - pair.coarse_before, margin)
+
+
+def anchor(pair: Pair, targets: Targets, margin: int, detail: Tensor | None = None) -> Anchor:
+    """The anchor of a batch of days with ``margin``; ``detail`` if it is known."""
+    detail = _detail(pair, margin) if detail is None else detail
+    passed = position(pair, targets.days, margin)
+    share = (passed + pair.up(targets.lead, margin)).clamp(0, 1)
+    before = pair.cut(margin).chunk(2, dim=1)[0]
+    image = before + pair.up(targets.level - pair.coarse_before, margin) + share * detail
+    return Anchor(image, share, fade(passed), detail)
+
+
+@cache
+def _filters() -> Tensor:
+    """Small filters ``(k, 5, 5)`` that a blurred or shifted image is mended with: second differences along both axes
+    and across, what is coarser than they, and slopes."""
+    none, smooth = torch.tensor([0.0, 1, 0]), torch.tensor([1.0, 2, 1]) / 4
+    rough, slope = none - smooth, torch.tensor([-1.0, 0, 1]) / 2
+
+    def grid(down: Tensor, across: Tensor) -> Tensor:
+        return functional.pad(torch.outer(down, across), (1, 1, 1, 1))
+
+    blurred = torch.outer(smooth, smooth)
+    wider = functional.conv2d(functional.pad(blurred, (2, 2, 2, 2))[None, None], blurred[None, None])[0, 0]
+    coarser = functional.pad(blurred, (1, 1, 1, 1)) - wider
+    pairs = ((rough, none), (none, rough), (rough, rough), (slope, none), (none, slope))
+    return torch.stack([*(grid(*pair) for pair in pairs), coarser])
+
+
+def _filtered(image: Tensor, filters: Tensor) -> Tensor:
+    """``(n, b, y, x)`` by each of the filters, without the border that they need: ``(n, b, k, y, x)``."""
+    found = functional.conv2d(image.reshape(-1, 1, *image.shape[-2:]), filters[:, None])
+    return found.reshape(*image.shape[:2], *found.shape[1:])
+
+
+def _mended(raw: Tensor, images: Tensor, cut: int) -> Tensor:
+    """Corrections ``(n, 2b, y, x)`` of fine images from a network's still channels.
 
     Parameters
     ----------
-    days
-        ``(n,)`` target days since 1970-01-01.
-    coarse
-        ``(n, b, cy, cx)`` coarse images of the target days.
+    raw
+        ``(n, channels, y, x)``.
+    images
+        ``(n, 2b, ...)`` with ``cut`` pixels more on every side.
     """
-    before, after = pair.cut(margin).chunk(2, dim=1)
-    change_before = pair.up(coarse - pair.coarse_before, margin)
-    change_after = pair.up(coarse - pair.coarse_after, margin)
-    return torch.lerp(before + change_before, after + change_after, position(pair, days, margin))
+    filters = _filters().to(images)
+    border = filters.shape[-1] // 2
+    missing = max(border - cut, 0)
+    fine = functional.pad(crop(images, max(cut - border, 0)), [missing] * 4, mode="replicate")
+    before, after = (_filtered(image, filters) for image in fine.chunk(2, dim=1))
+    count = fine.shape[1]
+    values, weights = _bounded(raw[:, :count]), MOST_WEIGHT * torch.tanh(GENTLE * raw[:, count:].float())
+    own_before, other_before, own_after, other_after = weights[:, None].chunk(4, dim=2)
+    mended_before = (own_before * before + other_before * after).sum(2)
+    mended_after = (own_after * after + other_after * before).sum(2)
+    return values + torch.cat([mended_before, mended_after], dim=1)
 
 
 def start(network: Network, pair: Pair) -> Started:
     """The fine branches of both stages, and the averages of the fine images."""
     step, margins = network.architecture.step, pair.margins
-    cut = margins.fine1 - margins.result1
-    shared1 = network.first.share(scaled(average(pair.fine, step)), cut // step)
-    shared2 = network.second.share(scaled(pair.cut(margins.fine2)), margins.fine2)
-    return Started(pair, shared1, shared2, average(pair.cut(margins.result1), SCALE))
+    cut = (margins.fine1 - margins.result1) // step
+    images1, images2 = average(pair.fine, step), pair.cut(margins.fine2)
+    shared1, raw1 = network.first.share(scaled(images1), cut)
+    shared2, raw2 = network.second.share(scaled(images2), margins.fine2)
+    still1 = None if raw1 is None else _mended(raw1, images1, cut)
+    still2 = None if raw2 is None else _mended(raw2, images2, margins.fine2)
+    averages, detail = average(pair.cut(margins.result1), SCALE), _detail(pair, margins.result1)
+    return Started(pair, shared1, shared2, still1, still2, averages, detail)
 
 
-def _triple(before: Tensor, target: Tensor, after: Tensor) -> Tensor:
-    shape = target.shape
-    return scaled(torch.cat([before.expand(shape), target, after.expand(shape)], dim=1))
-
-
-def _corrected(base: Tensor, raw: Tensor, share: Tensor) -> Tensor:
-    return base + LARGEST_CORRECTION * share * torch.tanh(GENTLE * raw.float())
+def _stack(*images: Tensor) -> Tensor:
+    """Images of a coarse branch as the networks see them; those that all days share are repeated."""
+    count = max(len(image) for image in images)
+    return scaled(torch.cat([image.expand(count, *image.shape[1:]) for image in images], dim=1))
 
 
 def _image(raw: Tensor) -> Tensor:
@@ -303,56 +501,52 @@ class Middle:
     ----------
     image
         ``(n, b, ...)`` the stage-1 result averaged to the resolution of the coarse branch, with ``margins.result1``.
-    base
-        ``(n, b, y, x)`` what stage 2 corrects: the stage-1 result at full resolution on the block; None without anchor.
     share
-        ``(n, 1, y, x)`` of :func:`fade` on the block; None without anchor.
+        ``(n, 1, ...)`` of the anchor at that resolution; None without anchor.
+    base
+        What stage 2 corrects: the anchor on the block, with the stage-1 result for its image; None without anchor.
     """
 
     image: Tensor
-    base: Tensor | None = None
     share: Tensor | None = None
+    base: Anchor | None = None
 
 
-def stage1(network: Network, started: Started, days: Tensor, coarse: Tensor) -> tuple[Tensor, Middle]:
-    """Reflectance ``(n, b, ...)`` of stage 1 on the block plus ``margins.result1``, and what stage 2 needs of it.
-
-    Parameters
-    ----------
-    days
-        ``(n,)`` target days since 1970-01-01.
-    coarse
-        ``(n, b, cy, cx)`` coarse images of the target days.
-    """
+def stage1(network: Network, started: Started, targets: Targets) -> tuple[Tensor, Middle]:
+    """Reflectance ``(n, b, ...)`` of stage 1 on the block plus ``margins.result1``, and what stage 2 needs of it."""
     architecture, pair = network.architecture, started.pair
     margins, step = pair.margins, architecture.step
-    images = (pair.up(i, margins.coarse1, SCALE * step) for i in (pair.coarse_before, coarse, pair.coarse_after))
-    raw = network.first.finish(_triple(*images), started.shared1, (margins.coarse1 - margins.result1) // step)
-    if architecture.anchor == "none":
+    images = [pair.coarse_before, targets.coarse, pair.coarse_after]
+    if architecture.anchor != "none":
+        images.append(targets.level)
+    planes = _stack(*(pair.up(image, margins.coarse1, SCALE * step) for image in images))
+    raw = network.first.finish(planes, started.shared1, (margins.coarse1 - margins.result1) // step)
+    if started.still1 is None:
         result = _image(raw)
         return result, Middle(average(result.detach(), SCALE // step))
-    delta, share = anchor(pair, days, coarse, margins.result1), fade(position(pair, days, margins.result1))
-    base = average(delta, step)
-    result = _corrected(base, raw, average(share, step))
-    sharpened = _sharpened(delta, base, result.detach(), pair)
-    return result, Middle(average(result.detach(), SCALE // step), sharpened, crop(share, margins.result1))
+    found = anchor(pair, targets, margins.result1, started.detail)
+    base = found.map(lambda part: average(part, step))
+    result = base.corrected(raw, started.still1)
+    full = _sharpened(found.image, base.image, result.detach())
+    inner = replace(found, image=full).map(lambda part: crop(part, margins.result1))
+    return result, Middle(average(result.detach(), SCALE // step), average(found.share, SCALE), inner)
 
 
-def _sharpened(delta: Tensor, base: Tensor, result: Tensor, pair: Pair) -> Tensor:
-    """The stage-1 result on the block at full resolution: the anchor plus the correction, interpolated."""
-    margin = pair.margins.result1
-    if result.shape == delta.shape:
-        return crop(result, margin)
-    correction = functional.interpolate(result - base, size=delta.shape[-2:], mode="bilinear")
-    return crop(delta + correction, margin)
+def _sharpened(image: Tensor, base: Tensor, result: Tensor) -> Tensor:
+    """The stage-1 result at full resolution: the anchor's image plus the correction, interpolated."""
+    if result.shape == image.shape:
+        return result
+    return image + functional.interpolate(result - base, size=image.shape[-2:], mode="bilinear")
 
 
 def stage2(network: Network, started: Started, middle: Middle) -> Tensor:
     """Reflectance ``(n, b, y, x)`` of stage 2 on the block."""
     before, after = started.averages.chunk(2, dim=1)
-    triple = _triple(before, middle.image, after)
-    raw = network.second.finish(triple, started.shared2, started.pair.margins.result1)
-    return _image(raw) if middle.base is None or middle.share is None else _corrected(middle.base, raw, middle.share)
+    planes = _stack(before, middle.image, after, *(() if middle.share is None else (middle.share,)))
+    raw = network.second.finish(planes, started.shared2, started.pair.margins.result1)
+    if middle.base is None or started.still2 is None:
+        return _image(raw)
+    return middle.base.corrected(raw, started.still2)
 
 
 def outside(pair: Pair, coarse: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ IEEE TGRS 59(5), doi 10.1109/TGRS.2020.3010530. The arithmetic is in :mod:`stfga
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
@@ -22,14 +22,19 @@ from stfgan_xr.errors import InputError, ResourceError
 from stfgan_xr.grid import Halo
 from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
 from stfgan_xr.predictors.networks import SCALE
+from stfgan_xr.predictors.progress import Pace
+from stfgan_xr.predictors.simple import to_tensors
 from stfgan_xr.predictors.stages import (
+    FINE_MARGIN,
     METHOD,
     Architecture,
     Margins,
     Network,
     Pair,
     Started,
+    Targets,
     outside,
+    placed,
     stage1,
     stage2,
     start,
@@ -42,9 +47,10 @@ DAY_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 
 @dataclass(frozen=True)
 class Prepared:
-    """:class:`Started`, and the block's true size ``(rows, columns)``."""
+    """:class:`Started`, the bracket's pace, and the block's true size ``(rows, columns)``."""
 
     started: Started
+    pace: Pace | None
     size: tuple[int, int]
 
 
@@ -57,7 +63,13 @@ def _facts(path: Path, sha256: str) -> dict[str, Any]:
 
 
 def measured_halo(config: Mapping[str, Any]) -> Halo | None:
-    """The halo that a checkpoint states for its own ratio, or None."""
+    """The halo that a checkpoint states for its own ratio, or None.
+
+    Raises
+    ------
+    InputError
+        If it is none, or less than the anchor alone needs.
+    """
     stated = config.get("halo")
     if stated is None:
         return None
@@ -65,6 +77,13 @@ def measured_halo(config: Mapping[str, Any]) -> Halo | None:
     if not sizes or any(type(size) is not int or not 0 < size <= 4096 for size in sizes) or sizes[0] % SCALE:
         raise InputError(
             f"the checkpoint's halo must be a multiple of {SCALE} fine pixels and whole cells, not {stated!r}"
+        )
+    architecture = Architecture.from_config(config)
+    least = architecture.halo(0, architecture.ratio)
+    if sizes[0] < least.fine or sizes[1] < least.coarse:
+        raise InputError(
+            f"the checkpoint's halo, {sizes[0]} pixels and {sizes[1]} cells, is smaller than the {least.fine} pixels "
+            f"and {least.coarse} cells that its anchor needs"
         )
     return Halo(fine=sizes[0], coarse=sizes[1])
 
@@ -103,6 +122,8 @@ class STFGAN:
         The tensors file and its hash; see :meth:`open`.
     ratio
         Fine pixels along a coarse cell of the data.
+    subset
+        Bands of the data, if they are not all of the weights'.
     device
         ``"auto"`` takes a GPU if there is one.
     dtype
@@ -112,6 +133,7 @@ class STFGAN:
     path: Path
     sha256: str
     ratio: int = 16
+    subset: tuple[str, ...] | None = None
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -140,7 +162,11 @@ class STFGAN:
     @property
     def bands(self) -> tuple[str, ...]:
         """Names of the bands."""
-        return self.architecture.bands
+        return self.architecture.bands if self.subset is None else self.subset
+
+    @property
+    def _places(self) -> list[int]:
+        return [self.architecture.bands.index(band) for band in self.bands]
 
     @property
     def halo(self) -> Halo:
@@ -149,8 +175,9 @@ class STFGAN:
         measured = measured_halo(_facts(self.path, self.sha256))
         if measured is None:
             return exact
-        fine, pixels = measured.fine, measured.coarse * self.architecture.ratio
-        return Halo(fine=min(exact.fine, fine), coarse=min(exact.coarse, -(-pixels // self.ratio)))
+        if self.ratio == self.architecture.ratio:
+            return replace(exact, fine=min(exact.fine, measured.fine), coarse=min(exact.coarse, measured.coarse))
+        return self.architecture.halo(min(measured.fine, exact.fine) - FINE_MARGIN * self.architecture.step, self.ratio)
 
     @property
     def maps(self) -> int:
@@ -183,11 +210,14 @@ class STFGAN:
             raise InputError(
                 f"the predictor was opened for {self.ratio} fine pixels a cell, the data have {bracket.ratio}"
             )
+        device = torch.device(self._device)
         margins = Margins.within(architecture, bracket.halo, bracket.ratio)
         rows, columns = (side - 2 * bracket.halo.fine for side in bracket.day_before.shape)
-        with torch.inference_mode(), self._autocast():
-            pair = to_pair(bracket, margins, architecture.unit, torch.device(self._device))
-            return Prepared(start(self._loaded(), pair), (rows, columns))
+        with torch.inference_mode():
+            pace = architecture.pace(to_tensors(bracket, device), margins.result1)
+            pair = to_pair(bracket, margins, architecture, device, self._places)
+            with self._autocast():
+                return Prepared(start(self._loaded(), pair), pace, (rows, columns))
 
     def predict(self, prepared: Prepared, coarse: CoarseWindow) -> Prediction:
         """The target days, in batches of bounded memory."""
@@ -218,14 +248,17 @@ class STFGAN:
     def _run(
         self, prepared: Prepared, coarse: CoarseWindow, days: tuple[int, ...]
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        pair, (rows, columns) = prepared.started.pair, prepared.size
-        device = torch.device(self._device)
-        targets = torch.from_numpy(np.stack([coarse.on(day) for day in days])).to(device)
-        with torch.inference_mode(), self._autocast():
-            middle = stage1(self._loaded(), prepared.started, torch.tensor(days, device=device), targets)[1]
-            mean = stage2(self._loaded(), prepared.started, middle)
-            clipped = outside(pair, targets)
-        return mean[..., :rows, :columns].cpu().numpy(), clipped[..., :rows, :columns].cpu().numpy()
+        pair, (rows, columns), places = prepared.started.pair, prepared.size, self._places
+        with torch.inference_mode():
+            targets = Targets.of(prepared.pace, coarse, days, torch.device(self._device))
+            count = len(self.architecture.bands)
+            images = (placed(image, places, count) for image in (targets.coarse, targets.level))
+            targets = replace(targets, **dict(zip(("coarse", "level"), images, strict=True)))
+            with self._autocast():
+                middle = stage1(self._loaded(), prepared.started, targets)[1]
+                mean = stage2(self._loaded(), prepared.started, middle)
+            clipped = outside(pair, targets.coarse)
+        return mean[:, places, :rows, :columns].cpu().numpy(), clipped[..., :rows, :columns].cpu().numpy()
 
 
 def load(model: str | PathLike[str] | None, bands: tuple[str, ...], ratio: int | None = None) -> STFGAN:
@@ -237,8 +270,9 @@ def load(model: str | PathLike[str] | None, bands: tuple[str, ...], ratio: int |
         If the checkpoint is missing, damaged, of another method or of other bands.
     """
     path = checkpoint.shipped(bands) if model is None else checkpoint.resolve(model)
-    checkpoint.require(checkpoint.read_config(path), METHOD, bands)
-    return STFGAN.open(path, ratio)
+    config = checkpoint.read_config(path)
+    checkpoint.require(config, METHOD, bands)
+    return STFGAN.open(path, ratio, subset=None if tuple(config["bands"]) == bands else bands)
 
 
 def _chunks(days: tuple[int, ...], size: int) -> Iterator[tuple[int, ...]]:
