@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.console import err, main, out
 from stfgan_xr import store, training
+from stfgan_xr.benchmarks import NAMES as SETS
+from stfgan_xr.benchmarks import Benchmark, read_benchmark
 from stfgan_xr.cluster import cores, limit_threads
 from stfgan_xr.errors import InputError
 from stfgan_xr.files import as_folder
@@ -24,9 +26,13 @@ LINES = 20
 """Plain lines of a run that is not on a terminal."""
 
 
-def _cubes(runs: list[str] | None, pairs: Path | None) -> list[tuple[xr.Dataset, xr.Dataset]]:
-    if (not runs) == (pairs is None):
-        raise InputError("name run folders with --cube, or own rasters with --pairs; one of them")
+def _cubes(
+    runs: list[str] | None, pairs: Path | None, benchmark: Benchmark | None
+) -> list[tuple[xr.Dataset, xr.Dataset]]:
+    if bool(runs) + (pairs is not None) + (benchmark is not None) != 1:
+        raise InputError("name run folders with --cube, own rasters with --pairs, or a --benchmark; one of them")
+    if benchmark is not None:
+        return [benchmark.training()]
     if pairs is not None:
         from stfgan_xr.datasets import read_pairs
 
@@ -67,6 +73,13 @@ def command(
         list[str] | None, typer.Option(help="Run folder with landsat.zarr and modis.zarr; may be repeated.")
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="pairs.toml of own rasters, instead of run folders.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help=f"Public set instead of run folders: {', '.join(SETS)}.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the benchmark set.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of the benchmark: no day inside one of its test cases is trained on.")
+    ] = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the weights and the run's state.")] = Path(
         "weights"
     ),
@@ -109,7 +122,7 @@ def command(
         decay=cast(Any, decay), span=(shortest, longest), seed=seed,
     )  # fmt: skip
     names = tuple(part.strip() for part in bands.split(",")) if bands else None
-    cubes = _cubes(cube, pairs)
+    cubes = _cubes(cube, pairs, read_benchmark(benchmark, root, split) if benchmark or root or split else None)
     limit_threads(cores())
     shown = _Shown()
     with shown.bar or nullcontext():
