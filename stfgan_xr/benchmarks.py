@@ -263,7 +263,8 @@ class Benchmark:
             refuse_other_grid(path, grid, self.grid)
         counts = values[:, *self.crop.slices]
         if (counts == FILL).all():
-            raise InputError(f"{path}: holds no reflectance x 10000 in {self.crop}; copy it anew")
+            crop = f"rows {self.crop.top} to {self.crop.bottom} and columns {self.crop.left} to {self.crop.right}"
+            raise InputError(f"{path}: holds no reflectance x 10000 in {crop}; copy it anew")
         return counts
 
 
