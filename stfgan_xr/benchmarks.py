@@ -44,7 +44,7 @@ NAMES = ("cia", "lgc", "folder")
 """The sets."""
 
 Triplet = tuple[date, date, date]
-"""A case: the days t1, t2 (the target) and t3."""
+"""A case: the days t1, tp (the target) and t2, before, of and after the prediction."""
 Counts = npt.NDArray[np.int16]
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Split:
 
     @property
     def violations(self) -> dict[Triplet, tuple[date, ...]]:
-        """Days that the published training uses though they lie strictly between t1 and t3 of a case, by case.
+        """Days that the published training uses though they lie strictly between t1 and t2 of a case, by case.
 
         A case without any is fair: neither its target nor anything acquired around it was trained on.
         """
@@ -88,7 +88,7 @@ class Split:
 
     @property
     def withheld(self) -> frozenset[date]:
-        """Days of which fair training sees no fine image: those strictly between t1 and t3 of a case.
+        """Days of which fair training sees no fine image: those strictly between t1 and t2 of a case.
 
         >>> split = Split("one", consecutive(date(2020, 1, n) for n in (1, 3, 8)))
         >>> split.withheld == {date(2020, 1, n) for n in range(2, 8)}
