@@ -14,6 +14,8 @@ from rich.table import Table as Drawn
 
 from pipelines.console import err, main, out
 from stfgan_xr import evaluation, fusion, store
+from stfgan_xr.benchmarks import NAMES as SETS
+from stfgan_xr.benchmarks import Benchmark, Split, read_benchmark
 from stfgan_xr.brackets import band_names
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, as_folder, write_json
@@ -31,7 +33,7 @@ TRUTH_DAYS = 12
 
 def _cubes(run: Folder | None, pairs: Path | None) -> tuple[xr.Dataset, xr.Dataset]:
     if (run is None) == (pairs is None):
-        raise InputError("name a run folder, or own rasters with --pairs; one of them")
+        raise InputError("name a run folder, own rasters with --pairs, or a --benchmark; one of them")
     if pairs is not None:
         from stfgan_xr.datasets import read_pairs
 
@@ -81,12 +83,24 @@ def _classes(world: World) -> Any:
 
 
 def _withheld(
-    landsat: xr.Dataset, modis: xr.Dataset, predictors: Mapping[str, Predictor], triplets: str | None
-) -> evaluation.Table:
-    cases = evaluation.triplets_from_text(triplets) if triplets else evaluation.withheld(landsat)
+    landsat: xr.Dataset, modis: xr.Dataset, predictors: Mapping[str, Predictor], triplets: str | None,
+    benchmark: Benchmark | None,
+) -> evaluation.Table:  # fmt: skip
+    if benchmark is not None:
+        cases = tuple(evaluation.Triplet(*case) for case in benchmark.split.cases)
+    else:
+        cases = evaluation.triplets_from_text(triplets) if triplets else evaluation.withheld(landsat)
     if not cases:
         raise NothingToDo("fewer than three acquisitions are clear enough to withhold one; name some with --triplets")
     return evaluation.evaluate_triplets(landsat, modis, predictors, cases)
+
+
+def _show_split(split: Split) -> None:
+    """Where the publication's training would not be fair to its own cases."""
+    for case, days in split.violations.items():
+        found = ", ".join(map(str, days))
+        fair = f"the published training uses {found}, which is not fair" if days else "the published training is fair"
+        out.print(f"{evaluation.Triplet(*case)}: {fair}", markup=False)
 
 
 def _number(value: float | None) -> str:
@@ -131,6 +145,11 @@ def command(
         ),
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="pairs.toml of own rasters, instead of a run folder.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help=f"Public set instead of a run folder: {', '.join(SETS)}.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the benchmark set.")] = None,
+    split: Annotated[str | None, typer.Option(help="Its cases: stfgan (cia, lgc), flood (lgc), leave-one-out.")] = None,
     triplets: Annotated[
         str | None, typer.Option(help="Cases t1/tp/t2, a comma list. Default: leave each day out.")
     ] = None,
@@ -146,10 +165,14 @@ def command(
     """Score methods: on withheld Landsat days, on given triplets, or against the truth of the demo.
 
     A case t1/tp/t2 uses the acquisitions of t1 and t2 and the coarse series only: nothing acquired on tp or between.
-    Scores are means over bands of the pixels clear on all three days, in reflectance.
+    Scores are means over bands of the pixels clear on all three days, in reflectance. With --benchmark the output says
+    of which cases the published training sees the target or a day around it; pipelines.train does not.
     """
     run = as_folder(run_folder) if run_folder else None
-    landsat, modis = _cubes(run, pairs)
+    chosen = read_benchmark(benchmark, root, split) if benchmark or root or split else None
+    if chosen is not None and (run or pairs or triplets):
+        raise InputError("--benchmark goes alone: without a run folder, --pairs and --triplets")
+    landsat, modis = chosen.testing() if chosen is not None else _cubes(run, pairs)
     names = tuple(part.strip() for part in bands.split(",")) if bands else band_names(landsat)
     absent = [name for name in names if name not in landsat]
     if absent:
@@ -160,14 +183,16 @@ def command(
         table = _against_truth(run, world, predictors, TRUTH_DAYS)
         _show("Means against the truth, all pixels", table, "skill: gain over the better of linear and delta")
     else:
-        table = _withheld(landsat, modis, predictors, triplets)
+        table = _withheld(landsat, modis, predictors, triplets, chosen)
         _show(
             "Means over the cases",
             table,
             "skill: gain over the better of linear and delta; ergas with h/l of the cubes",
         )
+    if chosen is not None and chosen.split.published:
+        _show_split(chosen.split)
     if json_file is not None:
-        write_json(json_file, evaluation.to_json(table))
+        write_json(json_file, evaluation.to_json(table) | ({"benchmark": chosen.facts()} if chosen else {}))
     if picture is not None:
         _picture(picture, run, world)
 

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.console import err, main, out
 from stfgan_xr import store, training
+from stfgan_xr.benchmarks import NAMES as SETS
+from stfgan_xr.benchmarks import Benchmark, read_benchmark
 from stfgan_xr.cluster import cores, limit_threads
 from stfgan_xr.errors import InputError
 from stfgan_xr.files import as_folder
@@ -29,10 +31,14 @@ LINES = 20
 Cubes = tuple[xr.Dataset, xr.Dataset]
 
 
-def _cubes(runs: list[str] | None, pairs: Path | None, truth: bool) -> tuple[list[Cubes], list[Truth | None]]:
+def _cubes(
+    runs: list[str] | None, pairs: Path | None, benchmark: Benchmark | None, truth: bool
+) -> tuple[list[Cubes], list[Truth | None]]:
     """The cubes to train on, and the truth of those that are simulated."""
-    if (not runs) == (pairs is None):
-        raise InputError("name run folders with --cube, or own rasters with --pairs; one of them")
+    if bool(runs) + (pairs is not None) + (benchmark is not None) != 1:
+        raise InputError("name run folders with --cube, own rasters with --pairs, or a --benchmark; one of them")
+    if benchmark is not None:
+        return [benchmark.training()], [None]
     if pairs is not None:
         from stfgan_xr.datasets import read_pairs
 
@@ -75,6 +81,13 @@ def command(
         list[str] | None, typer.Option(help="Run folder with landsat.zarr and modis.zarr; may be repeated.")
     ] = None,
     pairs: Annotated[Path | None, typer.Option(help="pairs.toml of own rasters, instead of run folders.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help=f"Public set instead of run folders: {', '.join(SETS)}.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the benchmark set.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of the benchmark: no day inside one of its test cases is trained on.")
+    ] = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the weights and the run's state.")] = Path(
         "weights"
     ),
@@ -123,7 +136,8 @@ def command(
         decay=cast(Any, decay), span=(shortest, longest), distorted=distorted, seed=seed,
     )  # fmt: skip
     names = tuple(part.strip() for part in bands.split(",")) if bands else None
-    cubes, truths = _cubes(cube, pairs, truth)
+    chosen = read_benchmark(benchmark, root, split) if benchmark or root or split else None
+    cubes, truths = _cubes(cube, pairs, chosen, truth)
     limit_threads(cores())
     shown = _Shown()
     with shown.bar or nullcontext():

@@ -160,7 +160,7 @@ class Side:
 
     def _reflectance(self, path: Path) -> npt.NDArray[np.float64]:
         values, grid, stated = _read(path, self.bands)
-        _refuse_other_grid(path, grid, self.grid)
+        refuse_other_grid(path, grid, self.grid)
         return self.coding.reflectance(values, stated)
 
     def counts(self, path: Path) -> npt.NDArray[np.int16]:
@@ -182,10 +182,25 @@ class Side:
             for day in wanted
         ]
         stack = da.stack(images)[:, [self.bands.index(band) for band in bands]]
-        variables = {band: (("time", "y", "x"), stack[:, number]) for number, band in enumerate(bands)}
-        qa = (stack == FILL).any(axis=1).astype(np.uint16) * np.uint16(Observation.FILL)
-        coordinates = {**xr_coords(self.grid), "time": to_datetime64(wanted)}
-        return xr.Dataset(variables | {"qa": (("time", "y", "x"), qa)}, coordinates)
+        return counts_dataset(stack, bands, self.grid, wanted)
+
+
+def counts_dataset(
+    counts: npt.NDArray[np.int16] | da.Array, bands: Sequence[str], grid: GeoBox, days: Iterable[date]
+) -> xr.Dataset:
+    """Counts ``(time, band, y, x)`` as a Dataset; ``qa`` is FILL where any band has no value.
+
+    Parameters
+    ----------
+    counts
+        int16, reflectance x 10000, in memory or lazy.
+    bands, grid, days
+        What its other axes are.
+    """
+    variables = {band: (("time", "y", "x"), counts[:, number]) for number, band in enumerate(bands)}
+    qa = (counts == FILL).any(axis=1).astype(np.uint16) * np.uint16(Observation.FILL)
+    coordinates = {**xr_coords(grid), "time": to_datetime64(days)}
+    return xr.Dataset(variables | {"qa": (("time", "y", "x"), qa)}, coordinates)
 
 
 @dataclass(frozen=True)
@@ -397,7 +412,8 @@ def _read(path: Path, bands: tuple[str, ...]) -> tuple[npt.NDArray[Any], GeoBox,
     return values, grid, nodata
 
 
-def _refuse_other_grid(path: Path, grid: GeoBox, first: GeoBox) -> None:
+def refuse_other_grid(path: Path, grid: GeoBox, first: GeoBox) -> None:
+    """An :class:`InputError` that names both grids, unless they are the same to a thousandth of a pixel."""
     close = grid.affine.almost_equals(first.affine, precision=1e-3 * abs(first.affine.a))
     if grid.shape != first.shape or grid.crs != first.crs or not close:
         raise InputError(f"{path}: its grid is {describe(grid)}, that of the first raster {describe(first)}")

@@ -9,6 +9,7 @@ import random
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import Interleaving
 from rasterio.enums import Resampling as Resampling
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterWindow
@@ -52,7 +53,7 @@ from stfgan_xr.remote import (
     within,
 )
 
-DRIVER = "GTiff"
+DRIVER, ENVI = "GTiff", "ENVI"
 LARGEST_BLOCK = 64 * 2**20
 """Decoded bytes of one internal block: beyond this a small file could claim any amount of memory."""
 LARGEST_RASTER = 8 * 2**30
@@ -697,27 +698,70 @@ def write_cog(path: Path, array: npt.NDArray[Any], grid: GeoBox, nodata: float |
 
 
 def read_raster(path: Path) -> tuple[npt.NDArray[Any], GeoBox, float | None]:
-    """A whole raster: values ``(band, y, x)``, grid and stated nodata.
+    """A whole GeoTIFF: values ``(band, y, x)``, grid and stated nodata.
 
     Raises
     ------
     InputError
         If the file is missing, no raster, without a georeference or too large.
     """
+    values, grid, nodata = read_image(path)
+    if grid is None:
+        raise InputError(f"{path}: has no coordinate reference system or no position in it")
+    return values, grid, nodata
+
+
+def read_image(path: Path, driver: str = DRIVER) -> tuple[npt.NDArray[Any], GeoBox | None, float | None]:
+    """A whole raster that may lie nowhere: values ``(band, y, x)``, grid if it states one, and stated nodata.
+
+    Parameters
+    ----------
+    path
+        The file; of an ENVI image its numbers, with the header beside it as ``.hdr`` (instead of the extension or after
+        it, in any case).
+    driver
+        ``GTiff`` or ``ENVI`` (https://www.nv5geospatialsoftware.com/docs/enviheaderfiles.html).
+
+    Raises
+    ------
+    InputError
+        If the file is missing, no raster of that kind or too large, or an ENVI header does not fit the file.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    beside = {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE", "GDAL_PAM_ENABLED": "NO"} if driver == ENVI else {}
     try:
-        with _environment(str(path), False), rasterio.open(path, driver=DRIVER) as source:
+        with _environment(str(path), False), rasterio.Env(**beside), _open_anywhere(path, driver) as source:
             _check_size(source, str(path))
             size = source.width * source.height * sum(np.dtype(dtype).itemsize for dtype in source.dtypes)
             if size > LARGEST_RASTER:
                 raise InputError(
                     f"{path}: holds {size / 2**30:.0f} GiB, over {LARGEST_RASTER >> 30}; cut it to your area"
                 )
-            if source.crs is None or source.transform.is_identity:
-                raise InputError(f"{path}: has no coordinate reference system or no position in it")
-            return source.read(), GeoBox(source.shape, source.transform, source.crs.to_wkt()), source.nodata
+            if driver == ENVI:
+                _check_header(source.tags(ns="ENVI"), size, path)
+            placed = source.crs is not None and not source.transform.is_identity
+            grid = GeoBox(source.shape, source.transform, source.crs.to_wkt()) if placed else None
+            return source.read(), grid, source.nodata
     except _FAILURES as error:
-        raise InputError(f"{path}: not a readable GeoTIFF ({_reason(error)})") from None
+        kind = "ENVI image, of which the header (.hdr) lies beside" if driver == ENVI else "GeoTIFF"
+        raise InputError(f"{path}: not a readable {kind} ({_reason(error)})") from None
     except SourceError as error:
         raise InputError(str(error)) from None
+
+
+def _open_anywhere(path: Path, driver: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, driver=driver)
+
+
+def _check_header(header: Mapping[str, str], size: int, path: Path) -> None:
+    """Refuse what GDAL reads all the same: zeros for what a short file lacks, and unknown interleaves as BSQ."""
+    if header.get("interleave", "").lower() not in ("bil", "bsq", "bip"):
+        raise InputError(f"{path}: interleave in its header is {header.get('interleave')!r}, not bil, bsq or bip")
+    offset = header.get("header_offset", "0")
+    if not offset.isdecimal() or int(offset) + size > path.stat().st_size:
+        raise InputError(
+            f"{path}: holds {path.stat().st_size} bytes, its header promises {size} from byte {offset} on; copy it anew"
+        )

@@ -19,7 +19,7 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(
         ("scenes", "catalog", "inspection", "remote", "hdf5", "rasters", "store", "checkpoint", "landscape"), 1
     ),
-    **dict.fromkeys(("load", "predictors", "brackets", "datasets", "simulate"), 2),
+    **dict.fromkeys(("load", "predictors", "brackets", "datasets", "benchmarks", "simulate"), 2),
     **dict.fromkeys(("continuity", "fusion", "cluster", "plots", "evaluation"), 3),
     **dict.fromkeys(("samples", "learning", "gate", "training"), 3),
 }
@@ -30,6 +30,7 @@ WITHIN = {
     ("catalog", "scenes"), ("rasters", "remote"), ("rasters", "hdf5"), ("inspection", "catalog"), ("inspection", "scenes"),
     # A bracket is described where predictors are; the series that predictors see come from brackets.
     ("brackets", "predictors"), ("evaluation", "fusion"),
+    ("benchmarks", "datasets"),
     # Training in its parts.
     ("training", "learning"), ("training", "samples"), ("training", "gate"), ("learning", "samples"), ("gate", "samples"),
     ("gate", "learning"),
