@@ -37,7 +37,7 @@ OBSERVED = {
 
 def _size(change: Image) -> npt.NDArray[np.float64]:
     """Root mean square over bands of ``(band, y, x)``."""
-    return np.sqrt(np.mean(np.square(change, dtype=np.float64), axis=0))
+    return np.asarray(np.sqrt(np.mean(np.square(change, dtype=np.float64), axis=0)))
 
 
 def of_truth(abrupt: Bool, truth: Image, others: Sequence[Image]) -> dict[str, Bool]:

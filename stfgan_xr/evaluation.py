@@ -109,7 +109,7 @@ class Result:
     @property
     def mean(self) -> dict[str, float | None]:
         """Mean over the cases in which a score is known, by name; None where it never is."""
-        return _means([row.scores for row in self.rows])
+        return _means([values(row.scores) for row in self.rows])
 
     @property
     def missing(self) -> float:
@@ -125,7 +125,7 @@ class Result:
     def class_means(self) -> dict[str, dict[str, float | None]]:
         """Mean scores of each part of the image over the cases, each weighted by its pixels of the part."""
         parts = self._parts()
-        return {name: _means(found, [part.pixels for part in found]) for name, found in parts.items()}
+        return {name: _means([*map(values, found)], [part.pixels for part in found]) for name, found in parts.items()}
 
     @property
     def class_pixels(self) -> dict[str, int]:
@@ -146,14 +146,16 @@ def values(found: Scores) -> dict[str, float | None]:
     return {name: getattr(found, name) for name in NAMES}
 
 
-def _of_band(found: Scores, at: int) -> Scores:
-    return Scores(**{name: of_bands[at] for name, of_bands in found.by_band.items()}, pixels=found.pixels)
+def _of_band(found: Scores, at: int) -> dict[str, float | None]:
+    return {name: of_bands[at] for name, of_bands in found.by_band.items()}
 
 
-def _means(found: Sequence[Scores], weights: Sequence[int] | None = None) -> dict[str, float | None]:
+def _means(
+    found: Sequence[Mapping[str, float | None]], weights: Sequence[int] | None = None
+) -> dict[str, float | None]:
     means: dict[str, float | None] = {}
     for name in NAMES:
-        pairs = zip((getattr(part, name) for part in found), weights or [1] * len(found), strict=True)
+        pairs = zip((part.get(name) for part in found), weights or [1] * len(found), strict=True)
         known = [(value, weight) for value, weight in pairs if value is not None]
         total = sum(weight for _, weight in known)
         means[name] = sum(value * weight for value, weight in known) / total if total else None
@@ -352,16 +354,39 @@ def evaluate_truth(
     return {name: Result(tuple(found), bands) for name, found in rows.items()}
 
 
-def cube_seam(fused: xr.Dataset, days: Iterable[date]) -> float | None:
-    """:func:`stfgan_xr.metrics.seam` at the tiles of a cube that :func:`stfgan_xr.open_cube` opened, mean over days.
+def seams(name: str, fused: xr.Dataset, landsat: xr.Dataset, days: Iterable[date]) -> dict[str, float]:
+    """Whether the tiles of a cube show: :func:`stfgan_xr.metrics.seam` of it and of the fine observations there.
 
-    None where a day's image has no border, or the cube no tiles.
+    Parameters
+    ----------
+    name
+        What it was fused by.
+    fused
+        A cube that :func:`stfgan_xr.open_cube` opened: it knows its tiles.
+    landsat
+        Fine series on its grid; clear pixels of usable days count.
+    days
+        Days of the cube to look at.
+
+    Returns
+    -------
+    dict
+        Means over the days, of ``name`` and of ``observations``; empty where the image is one tile.
     """
-    tile = fused.attrs.get("stfgan_xr", {}).get("layout", {}).get("tile")
-    bands = [name for name in band_names(fused) if not name.startswith("residual_")]
-    found = [seam(_image(fused, day, bands), tile) for day in days] if tile else []
-    known = [value for value in found if value is not None]
-    return sum(known) / len(known) if known else None
+    layout = fused.attrs["stfgan_xr"]["layout"]
+    bands = [band for band in band_names(fused) if not band.startswith("residual_")]
+    observed = (_observation(landsat, day, bands) for day in usable_days(landsat))
+    images = {
+        name: (_image(fused, day, bands) for day in days),
+        "observations": (np.where(clear, image, np.nan) for image, clear in observed),
+    }
+    found = {of: [seam(image, layout["tile"], layout["ratio"]) for image in part] for of, part in images.items()}
+    known = {of: [value for value in part if value is not None] for of, part in found.items()}
+    return {of: sum(part) / len(part) for of, part in known.items() if part}
+
+
+PREDICTED = {"predicted": "not observed on the day itself"}
+"""Definition of the class that ``qa`` tells."""
 
 
 def _predicted(fused: xr.Dataset, day: date) -> dict[str, Bool]:

@@ -207,12 +207,12 @@ def rmse(prediction: Float, truth: Float) -> Float:
 
 def bias(prediction: Float, truth: Float) -> Float:
     """Mean of prediction minus truth of ``(band, pixel)`` samples, of each band."""
-    return np.mean(prediction - truth, axis=1, dtype=np.float64)
+    return np.asarray(np.mean(prediction - truth, axis=1))
 
 
 def mae(prediction: Float, truth: Float) -> Float:
     """Mean absolute error of ``(band, pixel)`` samples, of each band."""
-    return np.mean(np.abs(prediction - truth), axis=1, dtype=np.float64)
+    return np.asarray(np.mean(np.abs(prediction - truth), axis=1))
 
 
 def psnr(prediction: Float, truth: Float) -> Float:
@@ -360,11 +360,13 @@ _SAMPLE_SCORES = {"rmse": rmse, "bias": bias, "mae": mae, "cc": cc, "psnr": psnr
 _IMAGE_SCORES = {"ssim": ssim, "ssim_stretched": ssim_stretched, "edge": edge, "lbp": lbp}
 
 
-def seam(image: Image, tile: int) -> float | None:
-    """How much more an image bends across the borders of its tiles than elsewhere: 1 is no seam.
+def seam(image: Image, tile: int, cell: int = 1) -> float | None:
+    """How much more an image bends across the borders of its tiles than across those of other coarse cells.
 
-    The mean absolute second difference, along x and y and over bands, of the three pixels in a row that a border lies
-    between, over that of all other three.
+    The median absolute second difference, along x and y and over bands, of the three pixels in a row that a border
+    lies between. A seam lies along all of a border, strong edges of the ground at a few pixels: hence the median. Cells
+    leave traces of their own in what is fused from them: hence only their borders are compared. The ground itself may
+    happen to bend more there, so without a seam it is what an observation of the same ground gives, 1 or near it.
 
     Parameters
     ----------
@@ -372,25 +374,30 @@ def seam(image: Image, tile: int) -> float | None:
         Reflectance ``(band, y, x)``; where one of three has no value they do not count.
     tile
         Pixels along a tile; borders are at its multiples from the upper left.
+    cell
+        Pixels along a coarse cell.
 
     Returns
     -------
     float or None
-        None if no border lies in the image, or nothing bends elsewhere.
+        None if no border of tiles or of other cells lies in the image, or nothing bends there.
 
-    >>> waves = np.tile([0.0, 1.0], (1, 8, 4))
-    >>> seam(waves, 4), seam(waves, 8)
-    (1.0, None)
+    >>> ground = np.random.default_rng(0).random((1, 256, 256))
+    >>> seam(ground, 256, 16) is None, round(seam(ground, 64, 16), 1)
+    (True, 1.0)
     """
-    sums, counts = np.zeros(2), np.zeros(2, int)
+    across: list[Image] = []
+    elsewhere: list[Image] = []
     for axis in (1, 2):
         bends = np.abs(np.diff(np.moveaxis(image, axis, 0).astype(np.float64), 2, axis=0))
         middle = np.arange(1, image.shape[axis] - 1)
-        crosses = (middle % tile == 0) | (middle % tile == tile - 1)
-        for which, part in enumerate((bends[crosses], bends[~crosses])):
-            known = part[np.isfinite(part)]
-            sums[which] += known.sum()
-            counts[which] += known.size
-    if counts.min() == 0 or sums[1] == 0:
-        return None
-    return float(sums[0] / counts[0] / (sums[1] / counts[1]))
+        of_tiles, of_cells = (np.isin(middle % side, (0, side - 1)) for side in (tile, cell))
+        across.append(bends[of_tiles].ravel())
+        elsewhere.append(bends[of_cells & ~of_tiles].ravel())
+    found, usual = (_known_median(np.concatenate(parts)) for parts in (across, elsewhere))
+    return found / usual if found is not None and usual else None
+
+
+def _known_median(values: Image) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else None
