@@ -79,13 +79,14 @@ def _against_truth(run: Folder, world: World, predictors: Mapping[str, Predictor
     cube = store.open_cube(run / "fused.zarr")
     days = evaluation.spread(evaluation.fused_days(cube), count)
     request = json.loads(run.read("run.json") or b"")["request"]
+    bands = next(iter(predictors.values())).bands
     fused: dict[str, xr.Dataset] = {}
     for name, predictor in predictors.items():
         same = request["method"] == name and request["model"] == getattr(predictor, "sha256", None)
         options = {name: request[name] for name in ("bracket_days", "keep_observed")}
         lazy = fusion.fuse(landsat, modis, predictor, days, **options)
-        fused[name] = cube if same else lazy.compute()
-    return evaluation.evaluate_truth(fused, world.reflectance, days, _classes(world, landsat, band_names(landsat)))
+        fused[name] = cube[[*bands, "qa"]] if same else lazy.compute()
+    return evaluation.evaluate_truth(fused, world.reflectance, days, _classes(world, landsat, bands))
 
 
 def _classes(world: World, landsat: xr.Dataset, bands: Sequence[str]) -> Any:

@@ -315,8 +315,8 @@ h1{font-size:1.5rem}h2{font-size:1.2rem;margin-top:2rem}
 .wide{overflow-x:auto;margin:1rem 0}
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;font-weight:600;padding:.25rem 0}
-th,td{padding:.2rem .6rem;border-bottom:1px solid #ccc;text-align:left;vertical-align:top;overflow-wrap:anywhere}
-td.n,th.n{text-align:right;white-space:nowrap}tbody th{font-weight:400;min-width:4.5rem}thead th{border-color:#111}
+th,td{padding:.2rem .6rem;border-bottom:1px solid #ccc;text-align:left;vertical-align:top}
+td.n,th.n{text-align:right;white-space:nowrap}tbody th{font-weight:400}thead th{border-color:#111}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f2f2f2;padding:.75rem}
 @media print{body{font-size:10pt;margin:0;max-width:none}.wide{overflow:visible}
 tr{break-inside:avoid}h2{break-after:avoid}}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -217,6 +219,27 @@ def test_the_command_writes_the_same_bytes_twice_and_fits_eighty_columns(
     assert classes["phenology"] > 0
     sealed = {name: store.identity_of(finished / f"{name}.zarr")["sha256"] for name in ("landsat", "modis", "fused")}
     assert dict(map(tuple, found["Cubes"][1:])) == sealed  # type: ignore[arg-type]
+
+
+def test_some_bands_of_a_run_are_scored(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = tmp_path / "scores.md"
+    methods = ("--method", "delta", "--method", "linear")
+    evaluated(monkeypatch, str(finished), *methods, "--bands", "nir,red", "--report", str(report))
+    rows = markdown_tables(report.read_text())["Means over the cases, of each band"]
+    assert [row[1] for row in rows[1:5]] == ["red", "nir", "red", "nir"]
+
+
+def test_methods_are_run_as_the_run_was(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, target = tmp_path / "run", tmp_path / "scores.json"
+    shutil.copytree(finished, run)
+    document = json.loads((run / "run.json").read_text())
+    document["request"]["keep_observed"] = False
+    (run / "run.json").write_text(json.dumps(document))
+    evaluated(monkeypatch, str(run), "--method", "linear", "--json", str(target))
+    found = json.loads(target.read_text())
+    pixels = [row["pixels"] for row in found["linear"]["rows"]]
+    assert found["linear"]["classes"]["predicted"]["pixels"] == sum(pixels)
+    assert "like any other" in found["report"]["protocol"][0]
 
 
 def test_cases_of_real_pairs_as_markdown(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
