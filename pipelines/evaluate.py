@@ -13,12 +13,13 @@ import xarray as xr
 from rich.table import Table as Drawn
 
 from pipelines.console import err, main, out
-from stfgan_xr import evaluation, fusion, store
+from pipelines.report import TRUTH_DAYS, facts
+from stfgan_xr import changes, evaluation, fusion, reporting, store
 from stfgan_xr.benchmarks import NAMES as SETS
 from stfgan_xr.benchmarks import Benchmark, Split, read_benchmark
 from stfgan_xr.brackets import band_names
 from stfgan_xr.errors import InputError, NothingToDo
-from stfgan_xr.files import Folder, as_folder, write_json
+from stfgan_xr.files import Folder, as_folder, write_json, write_text
 from stfgan_xr.grid import ratio_of
 from stfgan_xr.predictors.methods import METHODS, make
 from stfgan_xr.simulate import world_of
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from stfgan_xr.predictors import Predictor
 
 SHOWN = ("rmse", "skill", "cc", "ssim", "sam", "ergas", "bias")
-TRUTH_DAYS = 12
 
 
 def _cubes(run: Folder | None, pairs: Path | None) -> tuple[xr.Dataset, xr.Dataset]:
@@ -69,17 +69,24 @@ def _against_truth(run: Folder, world: World, predictors: Mapping[str, Predictor
     cube = store.open_cube(run / "fused.zarr")
     days = evaluation.spread(evaluation.fused_days(cube), count)
     request = json.loads(run.read("run.json") or b"")["request"]
+    bands = next(iter(predictors.values())).bands
     fused: dict[str, xr.Dataset] = {}
     for name, predictor in predictors.items():
         same = request["method"] == name and request["model"] == getattr(predictor, "sha256", None)
-        lazy = fusion.fuse(landsat, modis, predictor, days, bracket_days=request["bracket_days"])
-        fused[name] = cube if same else lazy.compute()
-    return evaluation.evaluate_truth(fused, world.reflectance, days, _classes(world))
+        options = {name: request[name] for name in ("bracket_days", "keep_observed")}
+        lazy = fusion.fuse(landsat, modis, predictor, days, **options)
+        fused[name] = cube[[*bands, "qa"]] if same else lazy.compute()
+    return evaluation.evaluate_truth(fused, world.reflectance, days, _classes(world, landsat, bands))
 
 
-def _classes(world: World) -> Any:
-    abrupt = world.abrupt()
-    return lambda _: {"abrupt": abrupt, "other": ~abrupt}
+def _classes(world: World, landsat: xr.Dataset, bands: Sequence[str]) -> Any:
+    abrupt, usable = world.abrupt(), evaluation.usable_days(landsat)
+
+    def classes(day: date) -> Any:
+        others = [world.reflectance(other, bands) for other in evaluation.around(usable, day) if other is not None]
+        return changes.of_truth(abrupt, world.reflectance(day, bands), others)
+
+    return classes
 
 
 def _withheld(
@@ -128,13 +135,24 @@ def _draw_cases(table: evaluation.Table) -> Drawn:
     return drawn
 
 
+def _draw_parts(kind: str, found: Mapping[str, Any], counts: Mapping[str, int] | None = None) -> Drawn:
+    """RMSE of parts, from means by method and part, with their pixels where these are counted."""
+    drawn = Drawn(title=f"RMSE of each {kind}", title_justify="left")
+    for name in (kind, *(["pixels"] if counts else []), *found):
+        drawn.add_column(name, justify="left" if name == kind else "right")
+    for part in next(iter(found.values())):
+        count = [str(counts[part])] if counts else []
+        drawn.add_row(part, *count, *(_number(means[part]["rmse"]) for means in found.values()))
+    return drawn
+
+
 def _show(title: str, table: evaluation.Table, note: str) -> None:
+    pixels = next(iter(table.values())).class_pixels
     out.print(_draw_cases(table))
+    out.print(_draw_parts("band", {method: result.band_means for method, result in table.items()}))
+    if pixels:
+        out.print(_draw_parts("class", {method: result.class_means for method, result in table.items()}, pixels))
     out.print(_draw(title, table, note))
-    parts = next(iter(table.values())).class_means
-    for part in parts:
-        values = ", ".join(f"{m} {_number(r.class_means[part]['rmse'])}" for m, r in table.items())
-        out.print(f"RMSE where {part}: {values}")
 
 
 def command(
@@ -159,6 +177,9 @@ def command(
     model: Annotated[Path | None, typer.Option(help="Weights of stfgan. Default: those of the package.")] = None,
     bands: Annotated[str | None, typer.Option(help="Comma list of bands. Default: all.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the scores to a file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write all scores, their conventions and origin to a .html or .md file.")
+    ] = None,
     truth: Annotated[bool, typer.Option(help="Score a simulated run against its truth (not with --triplets).")] = True,
     picture: Annotated[Path | None, typer.Option(help="Write a PNG: before, fused days, truth, after.")] = None,
 ) -> None:
@@ -168,6 +189,7 @@ def command(
     Scores are means over bands of the pixels clear on all three days, in reflectance. With --benchmark the output says
     of which cases the published training sees the target or a day around it; pipelines.train does not.
     """
+    render = reporting.renderer(report) if report is not None else None
     run = as_folder(run_folder) if run_folder else None
     chosen = read_benchmark(benchmark, root, split) if benchmark or root or split else None
     if chosen is not None and (run or pairs or triplets):
@@ -191,8 +213,14 @@ def command(
         )
     if chosen is not None and chosen.split.published:
         _show_split(chosen.split)
-    if json_file is not None:
-        write_json(json_file, evaluation.to_json(table) | ({"benchmark": chosen.facts()} if chosen else {}))
+    if json_file is not None or report is not None:
+        stated = facts(run, (landsat, modis), predictors, table, world)
+        if json_file is not None:
+            of_set = {"benchmark": chosen.facts()} if chosen else {}
+            write_json(json_file, evaluation.to_json(table) | {"report": stated.to_json()} | of_set)
+        if report is not None and render is not None:
+            write_text(report, render(reporting.sections(table, stated)))
+            out.print(f"report: {report}", markup=False, soft_wrap=True)
     if picture is not None:
         _picture(picture, run, world)
 

@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from stfgan_xr import changes
 from stfgan_xr.brackets import band_names, series
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError
 from stfgan_xr.fusion import Quality, fuse
 from stfgan_xr.grid import Window, ratio_of
 from stfgan_xr.landscape import Truth
-from stfgan_xr.metrics import NAMES, Scores, common_mask, sample_scores, scores, skill
+from stfgan_xr.metrics import NAMES, Scores, common_mask, sample_scores, scores, seam, with_skill
 from stfgan_xr.predictors import Predictor
 from stfgan_xr.predictors.simple import Delta, Linear
 from stfgan_xr.sensors import is_clear
@@ -82,9 +83,7 @@ class Row:
     triplet
         The case, None against the truth.
     scores
-        Over the pixels that count.
-    skill
-        What it gains over the better of linear and delta.
+        Over the pixels that count, with the skill where linear and delta are known.
     missing
         Share of the pixels with a reference to which the method gives no value.
     classes
@@ -94,43 +93,70 @@ class Row:
     day: date
     triplet: Triplet | None
     scores: Scores
-    skill: float | None = None
     missing: float = 0.0
     classes: Mapping[str, Scores] = field(default_factory=dict)
-
-    def values(self) -> dict[str, float | None]:
-        """Scores and skill by name."""
-        return {name: getattr(self.scores, name) for name in NAMES} | {"skill": self.skill}
 
 
 @dataclass(frozen=True)
 class Result:
-    """The cases of one method, in order."""
+    """The cases of one method, in order, and the names of its bands."""
 
     rows: tuple[Row, ...]
+    bands: tuple[str, ...] = ()
 
     @property
     def mean(self) -> dict[str, float | None]:
         """Mean over the cases in which a score is known, by name; None where it never is."""
-        return _mean_values([row.values() for row in self.rows], (*NAMES, "skill"))
+        return _means([values(row.scores) for row in self.rows])
+
+    @property
+    def missing(self) -> float:
+        """Mean share without a value."""
+        return sum(row.missing for row in self.rows) / max(len(self.rows), 1)
+
+    @property
+    def band_means(self) -> dict[str, dict[str, float | None]]:
+        """Mean scores of each band over the cases."""
+        return {band: _means([_of_band(row.scores, at) for row in self.rows]) for at, band in enumerate(self.bands)}
 
     @property
     def class_means(self) -> dict[str, dict[str, float | None]]:
-        """Mean scores of each part of the image."""
-        names = list(dict.fromkeys(name for row in self.rows for name in row.classes))
-        parts = {name: [row.classes[name] for row in self.rows if name in row.classes] for name in names}
-        return {name: _mean_values([vars(part) for part in found], NAMES) for name, found in parts.items()}
+        """Mean scores of each part of the image over the cases, each weighted by its pixels of the part."""
+        parts = self._parts()
+        return {name: _means([*map(values, found)], [part.pixels for part in found]) for name, found in parts.items()}
+
+    @property
+    def class_pixels(self) -> dict[str, int]:
+        """Pixels of each part of the image, all cases together."""
+        return {name: sum(part.pixels for part in found) for name, found in self._parts().items()}
+
+    def _parts(self) -> dict[str, list[Scores]]:
+        names = dict.fromkeys(name for row in self.rows for name in row.classes)
+        return {name: [row.classes[name] for row in self.rows if name in row.classes] for name in names}
 
 
 Table = dict[str, Result]
 """Results by method."""
 
 
-def _mean_values(rows: Sequence[Mapping[str, float | None]], names: Sequence[str]) -> dict[str, float | None]:
+def values(found: Scores) -> dict[str, float | None]:
+    """Scores by name."""
+    return {name: getattr(found, name) for name in NAMES}
+
+
+def _of_band(found: Scores, at: int) -> dict[str, float | None]:
+    return {name: of_bands[at] for name, of_bands in found.by_band.items()}
+
+
+def _means(
+    found: Sequence[Mapping[str, float | None]], weights: Sequence[int] | None = None
+) -> dict[str, float | None]:
     means: dict[str, float | None] = {}
-    for name in names:
-        known = [value for value in (row[name] for row in rows) if value is not None]
-        means[name] = sum(known) / len(known) if known else None
+    for name in NAMES:
+        pairs = zip((part.get(name) for part in found), weights or [1] * len(found), strict=True)
+        known = [(value, weight) for value, weight in pairs if value is not None]
+        total = sum(weight for _, weight in known)
+        means[name] = sum(value * weight for value, weight in known) / total if total else None
     return means
 
 
@@ -151,7 +177,8 @@ def evaluate_triplets(
     Returns
     -------
     dict
-        For each method its rows in the order of the cases.
+        For each method its rows in the order of the cases; their classes are those of
+        :func:`stfgan_xr.changes.of_observations`.
 
     Raises
     ------
@@ -167,14 +194,15 @@ def evaluate_triplets(
     ratio = ratio_of(landsat.odc.geobox, modis.odc.geobox)
     rows: dict[str, list[Row]] = {name: [] for name in methods}
     for triplet in triplets:
-        truth, valid = _reference(landsat, triplet, bands)
+        before, truth, after, valid = _observations(landsat, triplet, bands)
         days = to_datetime64((triplet.before, triplet.after))
         pair = landsat.sel(time=days)
         predictions = {name: _predict(pair, modis, predictor, triplet) for name, predictor in compared.items()}
-        found = _compare(predictions, truth, valid, ratio)
+        classes = changes.of_observations(before, truth, after)
+        found = _compare(predictions, truth, valid, ratio, classes)
         for name in methods:
             rows[name].append(replace(found[name], day=triplet.target, triplet=triplet))
-    return {name: Result(tuple(found_rows)) for name, found_rows in rows.items()}
+    return {name: Result(tuple(found_rows), bands) for name, found_rows in rows.items()}
 
 
 def _common_bands(methods: Mapping[str, Predictor]) -> tuple[str, ...]:
@@ -195,11 +223,11 @@ def _observation(landsat: xr.Dataset, day: date, bands: Sequence[str]) -> tuple[
     return image, is_clear(observed.qa(index, window)[0]) & common_mask(image)
 
 
-def _reference(landsat: xr.Dataset, triplet: Triplet, bands: Sequence[str]) -> tuple[Float, Bool]:
-    truth, valid = _observation(landsat, triplet.target, bands)
-    for day in (triplet.before, triplet.after):
-        valid = valid & _observation(landsat, day, bands)[1]
-    return truth, valid
+def _observations(landsat: xr.Dataset, triplet: Triplet, bands: Sequence[str]) -> tuple[Float, Float, Float, Bool]:
+    """The images of a case in order of the days, and where all three are clear."""
+    days = (triplet.before, triplet.target, triplet.after)
+    (before, *first), (target, *second), (after, *third) = (_observation(landsat, day, bands) for day in days)
+    return before, target, after, np.logical_and.reduce([*first, *second, *third])
 
 
 def _predict(pair: xr.Dataset, modis: xr.Dataset, predictor: Predictor, triplet: Triplet) -> Float:
@@ -214,17 +242,53 @@ def _image(dataset: xr.Dataset, day: date, bands: Sequence[str]) -> Float:
     return np.stack([np.asarray(computed[band].values, np.float32) for band in bands])
 
 
-def _compare(predictions: Mapping[str, Float], truth: npt.NDArray[Any], valid: Bool, ratio: int) -> dict[str, Row]:
+def _compare(
+    predictions: Mapping[str, Float],
+    truth: npt.NDArray[Any],
+    valid: Bool,
+    ratio: int,
+    classes: Mapping[str, Bool],
+) -> dict[str, Row]:
     """Rows of one case without their day; every method is scored over the same pixels."""
     given = {name: common_mask(prediction) for name, prediction in predictions.items()}
     everywhere = np.logical_and.reduce([valid, *given.values()])
-    found = {name: scores(prediction, truth, everywhere, ratio) for name, prediction in predictions.items()}
-    bar = [found[name].rmse if name in found else None for name in ("linear", "delta")]
+    found = _judged({name: scores(prediction, truth, everywhere, ratio) for name, prediction in predictions.items()})
+    parts = {
+        part: _judged(
+            {name: sample_scores(image, truth, everywhere & mask, ratio) for name, image in predictions.items()}
+        )
+        for part, mask in classes.items()
+    }
     count = max(int(valid.sum()), 1)
     return {
-        name: Row(date.min, None, score, skill(score.rmse, *bar), float((valid & ~given[name]).sum()) / count)
+        name: Row(
+            date.min, None, score, float((valid & ~given[name]).sum()) / count,
+            {part: judged[name] for part, judged in parts.items()},
+        )
         for name, score in found.items()
-    }
+    }  # fmt: skip
+
+
+def _judged(found: Mapping[str, Scores]) -> dict[str, Scores]:
+    return {name: with_skill(score, found.get("linear"), found.get("delta")) for name, score in found.items()}
+
+
+def usable_days(landsat: xr.Dataset, least_clear: float = LEAST_CLEAR) -> tuple[date, ...]:
+    """The days of a fine series on which at least a part of the image is clear."""
+    observed = series(landsat, band_names(landsat))
+    window = Window(0, observed.shape[0], 0, observed.shape[1])
+    shares = (float(is_clear(observed.qa([index], window)[0]).mean()) for index in range(len(observed.days)))
+    return tuple(from_number(day) for day, share in zip(observed.days, shares, strict=True) if share >= least_clear)
+
+
+def around(days: Iterable[date], day: date) -> tuple[date | None, date | None]:
+    """The last of the days before a day and the first after it, None where there is none.
+
+    >>> around([date(2020, 3, 1), date(2020, 3, 9), date(2020, 3, 17)], date(2020, 3, 9))
+    (datetime.date(2020, 3, 1), datetime.date(2020, 3, 17))
+    """
+    known = tuple(days)
+    return max((d for d in known if d < day), default=None), min((d for d in known if d > day), default=None)
 
 
 def withheld(
@@ -246,11 +310,7 @@ def withheld(
     tuple
         In order of the days; empty with fewer than three usable days.
     """
-    bands = band_names(landsat)
-    observed = series(landsat, bands)
-    window = Window(0, observed.shape[0], 0, observed.shape[1])
-    shares = [float(is_clear(observed.qa([index], window)[0]).mean()) for index in range(len(observed.days))]
-    usable = [from_number(day) for day, share in zip(observed.days, shares, strict=True) if share >= least_clear]
+    usable = usable_days(landsat, least_clear)
     cases = (Triplet(*case) for case in zip(usable, usable[1:], usable[2:], strict=False))
     wanted = None if days is None else set(days)
     return tuple(case for case in cases if wanted is None or case.target in wanted)
@@ -287,10 +347,44 @@ def evaluate_truth(
         reference = np.asarray(truth(day, bands, window), np.float32)
         predictions = {name: _image(dataset, day, bands) for name, dataset in fused.items()}
         parts = _predicted(first, day) | dict(classes(day) if classes else {})
-        for name, row in _compare(predictions, reference, common_mask(reference), ratio).items():
-            by_class = {part: sample_scores(predictions[name], reference, mask, ratio) for part, mask in parts.items()}
-            rows[name].append(replace(row, day=day, classes=by_class))
-    return {name: Result(tuple(found)) for name, found in rows.items()}
+        for name, row in _compare(predictions, reference, common_mask(reference), ratio, parts).items():
+            rows[name].append(replace(row, day=day))
+    return {name: Result(tuple(found), bands) for name, found in rows.items()}
+
+
+def seams(name: str, fused: xr.Dataset, landsat: xr.Dataset, days: Iterable[date]) -> dict[str, float]:
+    """Whether the tiles of a cube show: :func:`stfgan_xr.metrics.seam` of it and of the fine observations there.
+
+    Parameters
+    ----------
+    name
+        What it was fused by.
+    fused
+        A cube that :func:`stfgan_xr.open_cube` opened: it knows its tiles.
+    landsat
+        Fine series on its grid; clear pixels of usable days count.
+    days
+        Days of the cube to look at.
+
+    Returns
+    -------
+    dict
+        Means over the days, of ``name`` and of ``observations``; empty where the image is one tile.
+    """
+    layout = fused.attrs["stfgan_xr"]["layout"]
+    bands = [band for band in band_names(fused) if not band.startswith("residual_")]
+    observed = (_observation(landsat, day, bands) for day in usable_days(landsat))
+    images = {
+        name: (_image(fused, day, bands) for day in days),
+        "observations": (np.where(clear, image, np.nan) for image, clear in observed),
+    }
+    found = {of: [seam(image, layout["tile"], layout["ratio"]) for image in part] for of, part in images.items()}
+    known = {of: [value for value in part if value is not None] for of, part in found.items()}
+    return {of: sum(part) / len(part) for of, part in known.items() if part}
+
+
+PREDICTED = {"predicted": "not observed on the day itself"}
+"""Definition of the class that ``qa`` tells."""
 
 
 def _predicted(fused: xr.Dataset, day: date) -> dict[str, Bool]:
@@ -319,19 +413,25 @@ def fused_days(fused: xr.Dataset) -> tuple[date, ...]:
 def to_json(table: Table) -> dict[str, Any]:
     """A table as JSON values: ``{method: {"rows": [{"triplet" or "day", score...}], "mean": {score...}}}``.
 
-    Scores that are not defined are null. Rows hold further ``pixels`` (how many were scored), ``missing`` (share
-    without a value) and, against the truth, ``classes``.
+    Scores that are not defined are null. ``bands`` and ``classes`` hold means by name, those of classes weighted by
+    their ``pixels``. Rows hold further ``pixels`` (how many were scored), ``missing`` (share without a value),
+    ``bands`` (scores by name, one for each band in order) and ``classes``.
     """
     return {name: _result_json(result) for name, result in table.items()}
 
 
 def _result_json(result: Result) -> dict[str, Any]:
-    found: dict[str, Any] = {"rows": [_row_json(row) for row in result.rows], "mean": result.mean}
-    return found | ({"classes": result.class_means} if result.class_means else {})
+    classes = {name: means | {"pixels": result.class_pixels[name]} for name, means in result.class_means.items()}
+    found = {"rows": [_row_json(row) for row in result.rows], "mean": result.mean, "missing": result.missing}
+    return found | {"bands": result.band_means} | ({"classes": classes} if classes else {})
 
 
 def _row_json(row: Row) -> dict[str, Any]:
     case = {"triplet": str(row.triplet)} if row.triplet else {}
-    facts = {"day": row.day.isoformat(), "pixels": row.scores.pixels, "missing": row.missing}
-    classes = {"classes": {name: vars(part) for name, part in row.classes.items()}} if row.classes else {}
-    return case | row.values() | facts | classes
+    facts = {"day": row.day.isoformat(), "missing": row.missing}
+    classes = {"classes": {name: _scores_json(part) for name, part in row.classes.items()}} if row.classes else {}
+    return case | _scores_json(row.scores) | facts | classes
+
+
+def _scores_json(found: Scores) -> dict[str, Any]:
+    return values(found) | {"pixels": found.pixels, "bands": {name: list(of) for name, of in found.by_band.items()}}

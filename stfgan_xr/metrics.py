@@ -15,13 +15,15 @@ differ between papers; those used here:
 ``ergas``                 ``100 / ratio * sqrt(mean((rmse / mean of truth) ** 2))`` (Wald 2000); needs two bands
 ``edge``, ``lbp``         texture of the APA framework (Zhu 2022): mean normalised difference of Roberts edges and of
                           local binary patterns; 0 is best, negative is too smooth
+``skill``                 what is gained over the better of linear and delta: :func:`skill`
 ========================  ======================================================================================
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -58,8 +60,12 @@ class Scores:
         None for one band.
     edge, lbp
         -1 to 1, 0 is best.
+    skill
+        1 is best, 0 is no gain; known by :func:`with_skill`.
     pixels
         Pixels scored.
+    by_band
+        The scores of each band, in the order of the bands, by name; without ``sam`` and ``ergas``.
     """
 
     rmse: float | None = None
@@ -74,10 +80,12 @@ class Scores:
     ssim_stretched: float | None = None
     edge: float | None = None
     lbp: float | None = None
+    skill: float | None = None
     pixels: int = 0
+    by_band: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
 
-NAMES = tuple(field.name for field in fields(Scores) if field.name != "pixels")
+NAMES = tuple(found.name for found in fields(Scores) if found.name not in ("pixels", "by_band"))
 """Names of the scores."""
 
 
@@ -108,11 +116,11 @@ def scores(prediction: Image, truth: Image, mask: Bool | None = None, ratio: int
     if found.pixels == 0:
         return found
     images, references = (np.where(valid, image, np.nan).astype(np.float64) for image in (prediction, truth))
-    texture: dict[str, Any] = {
-        name: _known(_mean([measure(*pair, valid) for pair in zip(images, references, strict=True)]))
+    texture = {
+        name: np.array([measure(*pair, valid) for pair in zip(images, references, strict=True)])
         for name, measure in _IMAGE_SCORES.items()
     }
-    return replace(found, **texture)
+    return replace(found, **_band_means(texture), by_band={**found.by_band, **_by_band(texture)})
 
 
 def sample_scores(prediction: Image, truth: Image, mask: Bool | None = None, ratio: int = 16) -> Scores:
@@ -121,9 +129,24 @@ def sample_scores(prediction: Image, truth: Image, mask: Bool | None = None, rat
     if not valid.any():
         return Scores()
     samples = prediction[:, valid].astype(np.float64), truth[:, valid].astype(np.float64)
-    found = {name: score(*samples) for name, score in _SAMPLE_SCORES.items()}
-    found["ergas"] = ergas(*samples, ratio)
-    return Scores(**{name: _known(value) for name, value in found.items()}, pixels=int(valid.sum()))
+    bands = {name: score(*samples) for name, score in _SAMPLE_SCORES.items()}
+    return Scores(
+        **_band_means(bands), sam=_known(sam(*samples)), ergas=_known(ergas(*samples, ratio)),
+        pixels=int(valid.sum()), by_band=_by_band(bands),
+    )  # fmt: skip
+
+
+def _band_means(found: Mapping[str, Float]) -> dict[str, Any]:
+    # A band in which a score is not defined (a constant one has no correlation) is left out.
+    return {name: _mean(values[~np.isnan(values)]) for name, values in found.items()}
+
+
+def _mean(known: Float) -> float | None:
+    return _known(float(known.mean())) if known.size else None
+
+
+def _by_band(found: Mapping[str, Float]) -> dict[str, tuple[float | None, ...]]:
+    return {name: tuple(_known(float(value)) for value in values) for name, values in found.items()}
 
 
 def _valid(prediction: Image, truth: Image, mask: Bool | None) -> Bool:
@@ -151,14 +174,20 @@ def skill(rmse: float | None, linear: float | None, delta: float | None) -> floa
     return 1 - rmse / min(linear, delta)
 
 
+def with_skill(found: Scores, linear: Scores | None, delta: Scores | None) -> Scores:
+    """Scores with their skill, over all bands and in each, against those of linear and delta; as they are without."""
+    if linear is None or delta is None:
+        return found
+    errors = zip(*(score.by_band.get("rmse", ()) for score in (found, linear, delta)), strict=True)
+    return replace(
+        found,
+        skill=skill(found.rmse, linear.rmse, delta.rmse),
+        by_band={**found.by_band, "skill": tuple(skill(*band) for band in errors)},
+    )
+
+
 def _known(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _mean(values: list[float] | Float) -> float:
-    # A band in which a score is not defined (a constant one has no correlation) is left out.
-    known = [float(value) for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
 
 
 def _divide(numerator: Float, denominator: Float) -> Float:
@@ -167,33 +196,29 @@ def _divide(numerator: Float, denominator: Float) -> Float:
     return out
 
 
-def _band_rmse(prediction: Float, truth: Float) -> Float:
+def rmse(prediction: Float, truth: Float) -> Float:
+    """Root mean square error of ``(band, pixel)`` samples, of each band.
+
+    >>> rmse(np.array([[0.0, 0.0]]), np.array([[0.3, 0.4]])).tolist()
+    [0.3535533905932738]
+    """
     return np.sqrt(np.mean((prediction - truth) ** 2, axis=1, dtype=np.float64))
 
 
-def rmse(prediction: Float, truth: Float) -> float:
-    """Root mean square error of ``(band, pixel)`` samples.
-
-    >>> rmse(np.array([[0.0, 0.0]]), np.array([[0.3, 0.4]]))
-    0.3535533905932738
-    """
-    return _mean(_band_rmse(prediction, truth))
+def bias(prediction: Float, truth: Float) -> Float:
+    """Mean of prediction minus truth of ``(band, pixel)`` samples, of each band."""
+    return np.asarray(np.mean(prediction - truth, axis=1))
 
 
-def bias(prediction: Float, truth: Float) -> float:
-    """Mean of prediction minus truth of ``(band, pixel)`` samples."""
-    return float(np.mean(prediction - truth))
+def mae(prediction: Float, truth: Float) -> Float:
+    """Mean absolute error of ``(band, pixel)`` samples, of each band."""
+    return np.asarray(np.mean(np.abs(prediction - truth), axis=1))
 
 
-def mae(prediction: Float, truth: Float) -> float:
-    """Mean absolute error of ``(band, pixel)`` samples."""
-    return float(np.mean(np.abs(prediction - truth)))
-
-
-def psnr(prediction: Float, truth: Float) -> float:
-    """Peak signal to noise ratio in dB for a peak of 1; infinite in bands that are equal, which are left out."""
-    errors = _band_rmse(prediction, truth)
-    return _mean(-20 * np.log10(errors[errors > 0]))
+def psnr(prediction: Float, truth: Float) -> Float:
+    """Peak signal to noise ratio in dB for a peak of 1, of each band; not a number where both are equal."""
+    errors = rmse(prediction, truth)
+    return -20 * np.log10(np.where(errors > 0, errors, np.nan))
 
 
 def _moments(prediction: Float, truth: Float) -> tuple[Float, Float, Float, Float, Float]:
@@ -203,18 +228,18 @@ def _moments(prediction: Float, truth: Float) -> tuple[Float, Float, Float, Floa
     return *means, np.mean(departures[0] ** 2, axis=1), np.mean(departures[1] ** 2, axis=1), covariance
 
 
-def cc(prediction: Float, truth: Float) -> float:
-    """Pearson correlation of ``(band, pixel)`` samples; constant bands are left out."""
+def cc(prediction: Float, truth: Float) -> Float:
+    """Pearson correlation of ``(band, pixel)`` samples, of each band; not a number where one is constant."""
     _, _, variance, reference, covariance = _moments(prediction, truth)
     # A constant band leaves a variance of rounding errors only.
     varied = np.minimum(variance, reference) > 1e-20
-    return _mean(covariance[varied] / np.sqrt(variance[varied] * reference[varied]))
+    return _divide(covariance, np.sqrt(np.where(varied, variance * reference, 0)))
 
 
-def uiqi(prediction: Float, truth: Float) -> float:
-    """Universal image quality index of ``(band, pixel)`` samples, over the whole band at once."""
+def uiqi(prediction: Float, truth: Float) -> Float:
+    """Universal image quality index of ``(band, pixel)`` samples, over each whole band at once."""
     mean, other, variance, reference, covariance = _moments(prediction, truth)
-    return _mean(_divide(4 * covariance * mean * other, (variance + reference) * (mean**2 + other**2)))
+    return _divide(4 * covariance * mean * other, (variance + reference) * (mean**2 + other**2))
 
 
 def sam(prediction: Float, truth: Float) -> float:
@@ -239,7 +264,7 @@ def ergas(prediction: Float, truth: Float, ratio: int) -> float:
     """
     if len(truth) < 2:
         return math.nan
-    relative = _divide(_band_rmse(prediction, truth), truth.mean(axis=1))
+    relative = _divide(rmse(prediction, truth), truth.mean(axis=1))
     return 100 / ratio * math.sqrt(float(np.mean(relative**2)))
 
 
@@ -331,5 +356,48 @@ def lbp(prediction: Float, truth: Float, mask: Bool) -> float:
     return _mean_difference(binary_patterns(prediction)[whole], binary_patterns(truth)[whole])
 
 
-_SAMPLE_SCORES = {"rmse": rmse, "bias": bias, "mae": mae, "cc": cc, "psnr": psnr, "uiqi": uiqi, "sam": sam}
+_SAMPLE_SCORES = {"rmse": rmse, "bias": bias, "mae": mae, "cc": cc, "psnr": psnr, "uiqi": uiqi}
 _IMAGE_SCORES = {"ssim": ssim, "ssim_stretched": ssim_stretched, "edge": edge, "lbp": lbp}
+
+
+def seam(image: Image, tile: int, cell: int = 1) -> float | None:
+    """How much more an image bends across the borders of its tiles than across those of other coarse cells.
+
+    The median absolute second difference, along x and y and over bands, of the three pixels in a row that a border
+    lies between. A seam lies along all of a border, strong edges of the ground at a few pixels: hence the median. Cells
+    leave traces of their own in what is fused from them: hence only their borders are compared. The ground itself may
+    happen to bend more there, so without a seam it is what an observation of the same ground gives, 1 or near it.
+
+    Parameters
+    ----------
+    image
+        Reflectance ``(band, y, x)``; where one of three has no value they do not count.
+    tile
+        Pixels along a tile; borders are at its multiples from the upper left.
+    cell
+        Pixels along a coarse cell.
+
+    Returns
+    -------
+    float or None
+        None if no border of tiles or of other cells lies in the image, or nothing bends there.
+
+    >>> ground = np.random.default_rng(0).random((1, 256, 256))
+    >>> seam(ground, 256, 16) is None, round(seam(ground, 64, 16), 1)
+    (True, 1.0)
+    """
+    across: list[Image] = []
+    elsewhere: list[Image] = []
+    for axis in (1, 2):
+        bends = np.abs(np.diff(np.moveaxis(image, axis, 0).astype(np.float64), 2, axis=0))
+        middle = np.arange(1, image.shape[axis] - 1)
+        of_tiles, of_cells = (np.isin(middle % side, (0, side - 1)) for side in (tile, cell))
+        across.append(bends[of_tiles].ravel())
+        elsewhere.append(bends[of_cells & ~of_tiles].ravel())
+    found, usual = (_known_median(np.concatenate(parts)) for parts in (across, elsewhere))
+    return found / usual if found is not None and usual else None
+
+
+def _known_median(values: Image) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else None

@@ -15,6 +15,7 @@ from pipelines import evaluate
 from pipelines.console import main
 from stfgan_xr import errors, evaluation, fusion
 from stfgan_xr.datasets import read_pairs
+from stfgan_xr.metrics import Scores
 from stfgan_xr.predictors.methods import make
 from tests.synthetic import Scene, day
 
@@ -79,6 +80,67 @@ def test_perfect_and_worse_predictions_against_a_truth() -> None:
     assert perfect.mean["ssim"] == pytest.approx(1)
 
 
+def _table(case: evaluation.Triplet, *names: str) -> evaluation.Table:
+    scene = Scene(cloud=0, gap=0)
+    methods = {name: make(name, scene.bands) for name in names}
+    return evaluation.evaluate_triplets(scene.landsat, scene.modis, methods, [case])
+
+
+def test_bands_average_to_the_mean_and_classes_share_out_the_pixels() -> None:
+    result = _table(evaluation.Triplet(day(3), day(12), day(27)), "persistence")["persistence"]
+    assert list(result.band_means) == ["red", "nir"]
+    for name in ("rmse", "bias", "mae", "cc", "ssim", "uiqi"):
+        of_bands = [means[name] for means in result.band_means.values()]
+        assert result.mean[name] == pytest.approx(np.mean(of_bands)), name  # type: ignore[arg-type]
+    assert result.band_means["red"]["sam"] is None
+    assert result.band_means["red"]["skill"] is not None  # linear and delta are known though not asked for
+    assert result.class_pixels.keys() == {"unchanged", "phenology", "abrupt"}
+    assert sum(result.class_pixels.values()) == result.rows[0].scores.pixels == 96 * 64
+
+
+def test_the_mean_of_a_class_weights_each_case_by_its_pixels() -> None:
+    few, many = Scores(rmse=0.1, skill=0.5, pixels=10), Scores(rmse=0.2, pixels=30)
+    rows = [evaluation.Row(day(n), None, Scores(), classes={"abrupt": part}) for n, part in enumerate((few, many))]
+    nothing = evaluation.Row(day(2), None, Scores(), classes={"abrupt": Scores()})
+    result = evaluation.Result((*rows, nothing))
+    assert result.class_means["abrupt"]["rmse"] == pytest.approx(0.175)
+    assert result.class_means["abrupt"]["skill"] == 0.5
+    assert result.class_means["abrupt"]["cc"] is None
+    assert result.class_pixels == {"abrupt": 40}
+
+
+def test_classes_are_scored_over_the_pixels_that_every_method_gives() -> None:
+    truth = np.full((1, 2, 4, 4), 0.2, "float32")
+    holed = truth.copy()
+    holed[0, 0, 0] = np.nan
+    axes = ("time", "y", "x")
+    fused = {
+        name: xr.Dataset({f"b{at}": (axes, image[:, at]) for at in range(2)}, {"time": [np.datetime64(day(0), "ns")]})
+        for name, image in (("whole", truth), ("holed", holed))
+    }
+    upper = np.zeros((4, 4), bool)
+    upper[:2] = True
+    table = evaluation.evaluate_truth(fused, lambda *_: truth[0], [day(0)], lambda _: {"upper": upper})
+    assert {name: result.class_pixels["upper"] for name, result in table.items()} == {"whole": 4, "holed": 4}
+    assert {name: result.missing for name, result in table.items()} == {"whole": 0, "holed": 0.25}
+
+
+@pytest.mark.parametrize(("step", "shows"), [(0.0, False), (0.05, True)])
+def test_the_tiles_of_a_cube_show_if_they_differ(step: float, shows: bool) -> None:
+    scene = Scene(height=128, width=128, cloud=0.2)
+    tile = np.zeros((128, 128))
+    tile[64:, :64] = tile[:64, 64:] = 1
+    images = np.stack([scene.truth(n) for n in (5, 6)]) * 0.1 + step * tile
+    variables = {band: (("time", "y", "x"), images[:, at]) for at, band in enumerate(scene.bands)}
+    layout = {"tile": 64, "ratio": 16}
+    cube = xr.Dataset(variables, {"time": scene.modis.time.values[5:7]}, {"stfgan_xr": {"layout": layout}})
+    found = evaluation.seams("delta", cube, scene.landsat, [day(5), day(6)])
+    assert found["observations"] == pytest.approx(1, abs=0.1)
+    assert (found["delta"] > 1.5) == shows
+    layout["tile"] = 128
+    assert evaluation.seams("delta", cube, scene.landsat, [day(5)]) == {}
+
+
 @pytest.mark.parametrize("text", ["2020-01-01", "2020-01-01/2020-01-03/2020-01-02", "a/b/c", ""])
 def test_triplets_that_are_none(text: str) -> None:
     with pytest.raises(errors.InputError):
@@ -105,6 +167,12 @@ def test_the_command_writes_the_table_as_json(
     assert found["delta"]["rows"][0]["triplet"] == CASES.split(",")[0]
     assert {"rmse", "cc", "ssim", "sam", "ergas", "bias"} <= set(found["delta"]["mean"])
     assert found["delta"]["mean"]["sam"] is None
+    assert found["delta"]["bands"]["nir"]["rmse"] == found["delta"]["mean"]["rmse"]
+    assert found["delta"]["rows"][0]["bands"]["ssim"] == [found["delta"]["mean"]["ssim"]]
+    pixels = [part["pixels"] for part in found["delta"]["classes"].values()]
+    assert sum(pixels) == found["delta"]["rows"][0]["pixels"]
+    assert found["report"]["cases"][0]["unused"] == ["2020-10-07", "2020-10-09", "2020-10-17"]
+    assert found["report"]["command"].startswith("python -m pipelines.evaluate --pairs")
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
@@ -117,6 +185,8 @@ def test_the_command_writes_the_table_as_json(
         (["--pairs", "PAIRS", "--method", "magic"], "magic"),
         (["--pairs", "PAIRS", "--triplets", "2020-10-02/2020-10-03/2020-10-22", "--method", "delta"], "no fine image"),
         (["--pairs", "PAIRS", "--bands", "red"], "--bands"),
+        (["--pairs", "PAIRS", "--report", "scores.pdf"], ".html or .md"),
+        (["--pairs", "PAIRS", "--report", "nowhere/scores.md"], "no folder nowhere"),
         (["--pairs", "PAIRS", "--method", "stfgan", "--model", "none.safetensors"], "none.safetensors"),
     ],
 )

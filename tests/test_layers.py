@@ -14,13 +14,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS: dict[str, int] = {
     **dict.fromkeys(
-        ("errors", "days", "aoi", "sensors", "grid", "means", "metrics", "files", "region", "harmonise"), 0
+        ("errors", "days", "aoi", "sensors", "grid", "means", "metrics", "changes", "files", "region", "harmonise"), 0
     ),
     **dict.fromkeys(
         ("scenes", "catalog", "inspection", "remote", "hdf5", "rasters", "store", "checkpoint", "landscape"), 1
     ),
     **dict.fromkeys(("load", "predictors", "brackets", "datasets", "benchmarks", "simulate"), 2),
-    **dict.fromkeys(("continuity", "fusion", "cluster", "plots", "evaluation"), 3),
+    **dict.fromkeys(("continuity", "fusion", "cluster", "plots", "evaluation", "reporting"), 3),
     **dict.fromkeys(("samples", "learning", "gate", "training"), 3),
 }
 # Facts may use facts: the order in which layer 0 is built.
@@ -29,8 +29,7 @@ WITHIN = {
     ("region", "grid"), ("region", "aoi"), ("harmonise", "errors"), ("harmonise", "sensors"),
     ("catalog", "scenes"), ("rasters", "remote"), ("rasters", "hdf5"), ("inspection", "catalog"), ("inspection", "scenes"),
     # A bracket is described where predictors are; the series that predictors see come from brackets.
-    ("brackets", "predictors"), ("evaluation", "fusion"),
-    ("benchmarks", "datasets"),
+    ("brackets", "predictors"), ("evaluation", "fusion"), ("reporting", "evaluation"), ("benchmarks", "datasets"),
     # Training in its parts.
     ("training", "learning"), ("training", "samples"), ("training", "gate"), ("learning", "samples"), ("gate", "samples"),
     ("gate", "learning"),

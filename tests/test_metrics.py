@@ -186,3 +186,67 @@ def test_shapes_must_agree() -> None:
         scores(np.zeros((1, 4, 4)), np.zeros((2, 4, 4)))
     with pytest.raises(ValueError, match="mask"):
         scores(np.zeros((1, 4, 4)), np.zeros((1, 4, 4)), np.ones((3, 4), bool))
+
+
+def test_bands_have_scores_of_their_own() -> None:
+    prediction = np.array([[[0.1, 0.2], [0.3, 0.4]], [[0.5, 0.5], [0.5, 0.9]]])
+    truth = np.array([[[0.1, 0.1], [0.3, 0.5]], [[0.5, 0.5], [0.5, 0.5]]])
+    found = scores(prediction, truth).by_band
+    assert found["rmse"] == pytest.approx((math.sqrt(0.02 / 4), 0.2))
+    assert found["bias"] == pytest.approx((0, 0.1))
+    assert found["mae"] == pytest.approx((0.05, 0.1))
+    assert found["psnr"] == pytest.approx((-10 * math.log10(0.02 / 4), -20 * math.log10(0.2)))
+    assert found["cc"][1] is None
+    assert found.keys() == set(metrics.NAMES) - {"sam", "ergas", "skill"}
+
+
+@pytest.mark.parametrize("name", ["rmse", "bias", "mae", "cc", "ssim", "ssim_stretched", "psnr", "uiqi", "edge", "lbp"])
+def test_the_score_of_a_band_is_that_of_its_image_and_their_mean_the_score(name: str) -> None:
+    prediction, truth = _images()
+    found = scores(prediction, truth)
+    alone = [getattr(scores(prediction[at : at + 1], truth[at : at + 1]), name) for at in range(3)]
+    assert found.by_band[name] == pytest.approx(alone)
+    assert getattr(found, name) == pytest.approx(np.mean(alone))
+
+
+def test_skill_of_the_whole_and_of_each_band() -> None:
+    truth = np.full((2, 4, 4), 0.2)
+    found, linear, delta = (
+        scores(truth + np.array(errors)[:, None, None], truth)
+        for errors in ((0.02, 0.06), (0.04, 0.08), (0.06, 0.04))  # linear is better in the first band only
+    )
+    judged = metrics.with_skill(found, linear, delta)
+    assert judged.skill == pytest.approx(1 - 0.04 / 0.05)
+    assert judged.by_band["skill"] == pytest.approx((0.5, -0.5))
+    assert metrics.with_skill(found, None, delta) == found
+
+
+def test_the_skill_of_nothing_is_unknown() -> None:
+    nothing = metrics.Scores()
+    assert metrics.with_skill(nothing, nothing, nothing).skill is None
+
+
+def _ground(side: int = 128) -> np.ndarray:
+    return 0.2 + 0.02 * np.random.default_rng(3).standard_normal((2, side, side))
+
+
+def test_seam_by_hand() -> None:
+    # A slope with a step of 1 between the tiles and of 0.5 between other cells; it bends nowhere else.
+    steps = np.cumsum([0, 0, 0.5, 0, 1, 0, 0.5, 0])
+    image = np.broadcast_to(steps + np.arange(8) * 0.1, (1, 8, 8)).copy()
+    assert metrics.seam(image + np.swapaxes(image, 1, 2), 4, 2) == pytest.approx(2)
+
+
+def test_a_made_seam_shows_and_the_ground_alone_does_not() -> None:
+    ground = _ground()
+    assert metrics.seam(ground, 32, 16) == pytest.approx(1, abs=0.05)
+    made = ground + 0.1 * (np.indices((128, 128)) // 32).sum(axis=0) % 0.2  # a checkerboard of tiles
+    assert (metrics.seam(made, 32, 16) or 0) > 2
+    assert metrics.seam(made[:, :32, :32], 32, 16) is None
+
+
+def test_a_seam_is_seen_beside_holes_and_not_made_by_them() -> None:
+    ground = _ground()
+    ground[:, :, 40:64] = np.nan
+    assert metrics.seam(ground, 32, 16) == pytest.approx(1, abs=0.07)
+    assert metrics.seam(np.full_like(ground, np.nan), 32, 16) is None
