@@ -197,13 +197,13 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, Array], config: Map
     return file
 
 
-def shipped(bands: Sequence[str], method: str = "stfgan") -> Path:
+def shipped(bands: Sequence[str] | None = None, method: str = "stfgan") -> Path:
     """The checkpoint that comes with the package.
 
     Raises
     ------
     InputError
-        If there is none for the method or the bands.
+        If there is none for the method, or it is not for the bands.
     """
     file = _FOLDER / f"{method}.safetensors"
     if not file.is_file():

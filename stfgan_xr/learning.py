@@ -34,7 +34,7 @@ from stfgan_xr.predictors.stages import (
 
 Gan = Literal["wgan-clip", "lsgan", "none"]
 GANS: tuple[Gan, ...] = ("wgan-clip", "lsgan", "none")
-FLOOR = 4e-4
+FLOOR = 1e-4
 """Squared error (in the networks' units) of an image that is as good as noise allows."""
 CLIP = 0.01
 """Largest weight of a Wasserstein critic."""

@@ -183,7 +183,9 @@ class Distortion:
     @classmethod
     def drawn(cls, count: int, draw: np.random.Generator) -> Distortion:
         """One at random, for ``count`` bands; any part of it may be none."""
-        few = int(draw.integers(1, count)) if count > 1 and draw.random() < 0.35 else count
+        few = count
+        if count > 1 and draw.random() < 0.35:
+            few = 1 if draw.random() < 0.5 else int(draw.integers(1, count))
         bands = tuple(sorted(int(band) for band in draw.permutation(count)[:few]))
         moved, changed, scaled, smooth = draw.random(4) < (0.4, 0.4, 0.5, 0.15)
         shift = draw.uniform(-0.5, 0.5, 2) * moved

@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from benchmarks.accuracy import METHODS, Case, summary
+from benchmarks.accuracy import METHODS, Case, by_span, document, summary
+
+
+def made(place: str, span: int, rmse: dict[str, float], abrupt: dict[str, float] | None = None) -> Case:
+    values = {name: {"rmse": error, "ssim": 0.9, "sam": 2.0, "ergas": 1.0} for name, error in rmse.items()}
+    return Case(place, "2020-01-01", span, values, abrupt or {}, {})
+
+
+CASES = [
+    made("a", 8, {"linear": 0.02, "delta": 0.01, "progress": 0.0102, "stfgan": 0.009}),
+    made(
+        "b",
+        16,
+        {"linear": 0.03, "delta": 0.04, "progress": 0.0240, "stfgan": 0.033},
+        {"linear": 0.10, "delta": 0.08, "progress": 0.06, "stfgan": 0.04},
+    ),
+]
 
 
 def test_each_case_is_judged_by_the_better_of_linear_and_delta() -> None:
-    cases = [
-        Case("a", "2020-01-01", 8, {"linear": 0.02, "delta": 0.01, "progress": 0.0102}, {}),
-        Case("b", "2020-01-02", 16, {"linear": 0.03, "delta": 0.04, "progress": 0.0240},
-             {"linear": 0.10, "delta": 0.08, "progress": 0.06}),
-    ]  # fmt: skip
-    rows = {row["method"]: row for row in summary(cases)}
+    rows = {row["method"]: row for row in summary(CASES)}
     assert tuple(rows) == METHODS
     progress = rows["progress"]
     assert progress["bar"] == pytest.approx(0.02)
+    assert progress["of_means"] == pytest.approx(0.0171 / 0.02)
     assert progress["mean_ratio"] == pytest.approx((1.02 + 0.8) / 2)
     assert progress["worst_ratio"] == pytest.approx(1.02)
     assert progress["up_to_1.02"] == 1
     assert progress["abrupt_ratio"] == pytest.approx(0.75)
+    assert progress["changed_ratio"] is None
     assert rows["linear"]["worst_ratio"] == pytest.approx(2)
     assert rows["linear"]["up_to_1.02"] == 0.5
+    assert rows["stfgan"]["worst_ratio"] == pytest.approx(1.1)
+
+
+def test_brackets_are_told_apart_by_their_length() -> None:
+    short, long = by_span(CASES)
+    assert (short["days"], short["cases"]) == ("4 to 8", 1)
+    assert long["progress"] == pytest.approx(0.8)
+
+
+def test_the_document_states_commands_weights_and_figures() -> None:
+    groups = {"x": {"title": "Some worlds", "cases": [vars(case) for case in CASES]}}
+    results: dict[str, Any] = {"command": "python -m x", "weights": {"sha256": "ab" * 32, "bands": ["nir"]}}
+    text = document(results | {"groups": groups})
+    assert "`python -m x`" in text
+    assert "`abababababab`, of nir" in text
+    assert "## Some worlds: 2 cases, B 0.0200" in text
+    rows = [line for line in text.splitlines() if line.startswith("| progress")]
+    assert rows == ["| progress | 0.0171 | 0.855 | 0.910 | 1.020 | 100% | 0.750 | 0.9000 | 2.000 | 1.000 |"]
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table[:6]}) == 1
