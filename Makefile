@@ -37,12 +37,12 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.gpu
 
 # The shipped weights: about an hour on two cores.
-RUNS := 1 2 3 4 5 6 7 8 9 10
+RUNS := 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16
 weights: $(STAMP)
 	benchmarks/weights.sh build/corpus $(PY)
 	$(PY) -m pipelines.train $(foreach n,$(RUNS),--cube build/corpus/run-$(n)) --out build/weights --width 16 --half \
-	  --steps 1600 --batch 4 --patch 96 --margin 32 --samples 240 --region 192 --optimiser adam --learning-rate 5e-4 \
-	  --decay cosine --longest 64 --seed 1
+	  --gan none --steps 4500 --batch 4 --patch 96 --margin 16 --samples 640 --region 192 --optimiser adam \
+	  --learning-rate 1e-3 --decay cosine --shortest 4 --longest 64 --seed 1
 	cp build/weights/stfgan.safetensors build/weights/stfgan.json stfgan_xr/weights/
 
 clean:

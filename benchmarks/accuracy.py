@@ -126,7 +126,7 @@ def _rmse(error: Float, where: Bool) -> float:
     return float(np.sqrt((error[:, where] ** 2).mean()))
 
 
-def _cubes(folder: Path, seed: int, size: int) -> tuple[World, Path]:
+def unseen(folder: Path, seed: int, size: int) -> tuple[World, Path]:
     """An unseen world and a run folder with its cubes; they are made once."""
     start = STARTS[(seed - FIRST_SEED) % len(STARTS)]
     world, run = simulate.World(seed=seed, size=size, start=start, days=104), folder / f"run-{seed}"
@@ -142,7 +142,7 @@ def _cubes(folder: Path, seed: int, size: int) -> tuple[World, Path]:
 def simulated(folder: Path, worlds: int, size: int, bands: Sequence[str], model: Path | None) -> Iterator[Case]:
     """A day of each world for each length of the bracket."""
     for seed in range(FIRST_SEED, FIRST_SEED + worlds):
-        world, run = _cubes(folder, seed, size)
+        world, run = unseen(folder, seed, size)
         fine, coarse = (series(store.open_counts(run / f"{name}.zarr"), bands) for name in ("landsat", "modis"))
         scene, draw, sudden = (
             Scene(f"world {seed}", fine, coarse, 16, model),

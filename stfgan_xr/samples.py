@@ -7,9 +7,12 @@ the blur that a network should remove, and it would learn to predict them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -30,6 +33,10 @@ from stfgan_xr.sensors import from_reflectance, is_clear, to_reflectance
 
 LEAST_CLEAR = 0.2
 """Part of a sample's target that must be usable."""
+LENGTHS = (9, 17, 33, 65)
+"""Days from which on a bracket counts as longer than those before."""
+READERS = 4
+"""Threads that read samples."""
 DAYS_BETWEEN = 4
 """Targets of known truth between two acquisitions."""
 
@@ -111,38 +118,27 @@ def withhold(days: Sequence[int], every: int = 5) -> frozenset[int]:
     return frozenset(day for number, day in enumerate(sorted(days)[1:-1]) if number % every == every // 2)
 
 
-def triplets(places: Sequence[Place], span: tuple[int, int] = (2, 96), widest: int = 2) -> tuple[Triplet, ...]:
-    """All targets with their nearest acquisitions, and with the next ones instead.
+def triplets(places: Sequence[Place], span: tuple[int, int] = (2, 96)) -> tuple[Triplet, ...]:
+    """All acquisitions as targets of all brackets around them; of a place of known truth, other days as well.
 
     Parameters
     ----------
     span
         Least and greatest number of days from ``before`` to ``after``.
-    widest
-        How many acquisitions away ``before`` and ``after`` may lie from the target.
     """
     found = []
     for number, place in enumerate(places):
-        days = place.days
-        for before, after in combinations(range(len(days)), 2):
-            if not span[0] <= days[after] - days[before] <= span[1]:
-                continue
-            if place.truth is not None and after - before <= widest:
-                found += [Triplet(number, days[before], day, days[after]) for day in _between(place, before, after)]
-            elif place.truth is None:
-                found += [
-                    Triplet(number, days[before], days[at], days[after])
-                    for at in range(before + 1, after)
-                    if max(at - before, after - at) <= widest
-                ]
+        for before, after in combinations(place.days, 2):
+            if span[0] <= after - before <= span[1]:
+                days = _between(place, before, after) if place.truth is not None else place.days
+                found += [Triplet(number, before, day, after) for day in days if before < day < after]
     return tuple(found)
 
 
 def _between(place: Place, before: int, after: int) -> Iterator[int]:
-    first, last = place.days[before], place.days[after]
-    count = min(DAYS_BETWEEN, last - first - 1)
+    count = min(DAYS_BETWEEN, after - before - 1)
     for number in range(count):
-        day = first + round((number + 1) * (last - first) / (count + 1))
+        day = before + round((number + 1) * (after - before) / (count + 1))
         if day not in place.withheld:
             yield day
 
@@ -300,22 +296,54 @@ def collect(
         raise NothingToDo(
             f"no three acquisitions within {span[1]} days of each other to train on; give longer cubes or a wider span"
         )
-    draw = np.random.default_rng(seed)
-    found, tried = 0, 0
-    while found < count:
+    found, given = 0, _drawn(places, choices, region, seed, distorted)
+    for tried, sample in enumerate(_ordered(partial(_read_drawn, places, halo), given), 1):
+        if sample is not None:
+            found += 1
+            yield sample
+        if found == count:
+            return
         if tried >= 20 * (found + 5):
             raise NothingToDo(
                 f"only {found} of {tried} training samples were clear enough; give cubes with fewer clouds"
             )
-        tried += 1
-        triplet = choices[int(draw.integers(len(choices)))]
+
+
+Drawn = tuple[Triplet, Window, Distortion | None]
+
+
+def _drawn(
+    places: Sequence[Place], choices: Sequence[Triplet], region: int, seed: int, distorted: bool
+) -> Iterator[Drawn]:
+    """Without end; short and long brackets are as likely as one another."""
+    draw = np.random.default_rng(seed)
+    lengths = np.digitize([triplet.after - triplet.before for triplet in choices], LENGTHS)
+    classes = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+    while True:
+        alike = classes[int(draw.integers(len(classes)))]
+        triplet = choices[int(alike[draw.integers(len(alike))])]
         place = places[triplet.place]
         window = windows(place.landsat.shape, region, place.ratio, draw)
-        distortion = Distortion.drawn(len(place.landsat.bands), draw) if distorted else None
-        sample = read(place, triplet, window, halo, distortion)
-        if sample is not None:
-            found += 1
-            yield sample
+        yield triplet, window, Distortion.drawn(len(place.landsat.bands), draw) if distorted else None
+
+
+def _read_drawn(places: Sequence[Place], halo: Halo, drawn: Drawn) -> Sample | None:
+    triplet, window, distortion = drawn
+    return read(places[triplet.place], triplet, window, halo, distortion)
+
+
+def _ordered(work: Callable[[Drawn], Sample | None], given: Iterator[Drawn]) -> Iterator[Sample | None]:
+    """What ``work`` makes of each thing given, in that order, some of it ahead in threads: reading mostly waits."""
+    with ThreadPoolExecutor(READERS) as pool:
+        ahead: deque[Future[Sample | None]] = deque()
+        try:
+            while True:
+                while len(ahead) < 2 * READERS:
+                    ahead.append(pool.submit(work, next(given)))
+                yield ahead.popleft().result()
+        finally:
+            for waiting in ahead:
+                waiting.cancel()
 
 
 def cut(sample: Sample, patch: int, ratio: int, draw: np.random.Generator) -> Sample:

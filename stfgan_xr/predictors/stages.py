@@ -441,12 +441,6 @@ def _filters() -> Tensor:
     return torch.stack([*(grid(*pair) for pair in pairs), coarser])
 
 
-def _filtered(image: Tensor, filters: Tensor) -> Tensor:
-    """``(n, b, y, x)`` by each of the filters, without the border that they need: ``(n, b, k, y, x)``."""
-    found = functional.conv2d(image.reshape(-1, 1, *image.shape[-2:]), filters[:, None])
-    return found.reshape(*image.shape[:2], *found.shape[1:])
-
-
 def _mended(raw: Tensor, images: Tensor, cut: int) -> Tensor:
     """Corrections ``(n, 2b, y, x)`` of fine images from a network's still channels.
 
@@ -457,17 +451,20 @@ def _mended(raw: Tensor, images: Tensor, cut: int) -> Tensor:
     images
         ``(n, 2b, ...)`` with ``cut`` pixels more on every side.
     """
-    filters = _filters().to(images)
+    filters, count = _filters().to(images), images.shape[1]
     border = filters.shape[-1] // 2
-    missing = max(border - cut, 0)
-    fine = functional.pad(crop(images, max(cut - border, 0)), [missing] * 4, mode="replicate")
-    before, after = (_filtered(image, filters) for image in fine.chunk(2, dim=1))
-    count = fine.shape[1]
-    values, weights = _bounded(raw[:, :count]), MOST_WEIGHT * torch.tanh(GENTLE * raw[:, count:].float())
-    own_before, other_before, own_after, other_after = weights[:, None].chunk(4, dim=2)
-    mended_before = (own_before * before + other_before * after).sum(2)
-    mended_after = (own_after * after + other_after * before).sum(2)
-    return values + torch.cat([mended_before, mended_after], dim=1)
+    fine = functional.pad(crop(images, max(cut - border, 0)), [max(border - cut, 0)] * 4, mode="replicate")
+    found, weights = _bounded(raw[:, :count]), MOST_WEIGHT * torch.tanh(GENTLE * raw[:, count:].float())
+    parts = weights.reshape(len(weights), 2, 2, len(filters), *weights.shape[-2:])
+    of_before, of_after = parts.unbind(1)  # (n, own and other image, k, y, x)
+    for number, kernel in enumerate(filters):  # one after the other: memory
+        seen = functional.conv2d(fine.flatten(0, 1)[:, None], kernel[None, None]).reshape(found.shape)
+        before, after = seen.chunk(2, dim=1)
+        own_before, other_before = of_before[:, :, number, None].unbind(1)
+        own_after, other_after = of_after[:, :, number, None].unbind(1)
+        mended = (own_before * before + other_before * after, own_after * after + other_after * before)
+        found = found + torch.cat(mended, dim=1)
+    return found
 
 
 def start(network: Network, pair: Pair) -> Started:
