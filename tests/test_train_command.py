@@ -69,10 +69,9 @@ def test_weights_are_calibrated_anew_and_nothing_else_changes(
     with pytest.raises(InputError, match=r"pipelines\.calibrate"):
         fusion.fuse(landsat, modis, make("stfgan", ("red", "nir"), out), [day(14)], uncertainty=True)
     capsys.readouterr()
-    assert run([str(out), "--cube", str(cubes), "--seed", "3"], monkeypatch, calibrate.command) == 0
+    assert run([str(out), "--cube", str(cubes)], monkeypatch, calibrate.command) == 0
     assert "nir: 68 % of the errors" in capsys.readouterr().out
-    again = json.loads((out / "stfgan.json").read_text())
-    assert again == trained  # of this little data no pixel is left to draw
+    assert json.loads((out / "stfgan.json").read_text()) == trained
     fused = fusion.fuse(landsat, modis, make("stfgan", ("nir",), out), [day(14)], uncertainty=True).compute()
     assert (np.isfinite(fused.std_nir.values) == np.isfinite(fused.nir.values)).all()
 
