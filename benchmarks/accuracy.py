@@ -107,13 +107,18 @@ class Scene:
         if where.mean() < 0.1:
             return None
         found = {name: scores(image, truth, where, self.ratio) for name, image in images.items()}
-        values = {name: {key: float(getattr(score, key)) for key in SHOWN} for name, score in found.items()}
+        values = {name: _known({key: getattr(score, key) for key in SHOWN}) for name, score in found.items()}
         sums = {
             part: {name: _rmse(image - truth, where & mask) for name, image in images.items()}
             for part, mask in (parts or {}).items()
             if (where & mask).sum() > 50
         }
         return Case(self.name, str(from_number(day)), after - before, values, **sums)
+
+
+def _known(values: dict[str, float | None]) -> dict[str, float]:
+    """Without what is not defined, as a spectral angle of one band."""
+    return {key: float(value) for key, value in values.items() if value is not None}
 
 
 def _usable(interval: Interval, ratio: int) -> Bool:
@@ -270,7 +275,9 @@ def summary(cases: list[Case]) -> list[dict[str, Any]]:
     for name in METHODS:
         rmse = np.array([case.scores[name]["rmse"] for case in cases])
         row: dict[str, Any] = {"method": name, "cases": len(cases), "bar": float(bar.mean())}
-        row |= {key: float(np.mean([case.scores[name][key] for case in cases])) for key in SHOWN}
+        for key in SHOWN:
+            known = [case.scores[name][key] for case in cases if key in case.scores[name]]
+            row[key] = float(np.mean(known)) if known else None
         row |= {
             "of_means": float(rmse.mean() / bar.mean()), "mean_ratio": float((rmse / bar).mean()),
             "worst_ratio": float((rmse / bar).max()), "up_to_1.02": float((rmse / bar <= 1.02).mean()),

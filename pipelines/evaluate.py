@@ -22,6 +22,7 @@ from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, as_folder, write_json, write_text
 from stfgan_xr.grid import ratio_of
 from stfgan_xr.predictors.methods import METHODS, make
+from stfgan_xr.predictors.uncertainty import known
 from stfgan_xr.simulate import world_of
 
 if TYPE_CHECKING:
@@ -74,8 +75,9 @@ def _against_truth(run: Folder, world: World, predictors: Mapping[str, Predictor
     for name, predictor in predictors.items():
         same = request["method"] == name and request["model"] == getattr(predictor, "sha256", None)
         options = {name: request[name] for name in ("bracket_days", "keep_observed")}
-        lazy = fusion.fuse(landsat, modis, predictor, days, **options)
-        fused[name] = cube[[*bands, "qa"]] if same else lazy.compute()
+        lazy = fusion.fuse(landsat, modis, predictor, days, uncertainty=known(predictor) is not None, **options)
+        stored = [variable for variable in (*bands, "qa", *(f"std_{band}" for band in bands)) if variable in cube]
+        fused[name] = cube[stored] if same else lazy.compute()
     return evaluation.evaluate_truth(fused, world.reflectance, days, _classes(world, landsat, bands))
 
 

@@ -20,6 +20,7 @@ from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import describe
 from stfgan_xr.predictors.methods import METHODS, make
+from stfgan_xr.predictors.uncertainty import calibrated
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,6 +41,7 @@ class Run:
     predictor: Predictor
     keep_observed: bool
     tile: int = 1024
+    uncertainty: bool = False
 
     def identity(self) -> dict[str, Any]:
         """Parameters that must be the same for the folder to be gone on with."""
@@ -47,6 +49,7 @@ class Run:
             "method": self.method,
             "model": getattr(self.predictor, "sha256", None),
             "keep_observed": self.keep_observed,
+            "uncertainty": calibrated(self.predictor).uncertainty.digest if self.uncertainty else None,
         }
 
     @property
@@ -58,7 +61,8 @@ class Run:
         """The fusion of two cubes, laid out."""
         return fusion.plan(
             landsat, modis, self.predictor, self.request.days,
-            bracket_days=self.request.bracket_days, keep_observed=self.keep_observed, tile=self.tile,
+            bracket_days=self.request.bracket_days, keep_observed=self.keep_observed,
+            uncertainty=self.uncertainty, tile=self.tile,
         )  # fmt: skip
 
     def document(self, **more: Any) -> dict[str, Any]:
@@ -140,6 +144,9 @@ def command(
     keep_observed: Annotated[
         bool, typer.Option(help="A clear Landsat observation of the day is the product there.")
     ] = True,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Add the standard deviation of every pixel, std_BAND.")
+    ] = False,
     tile: Annotated[
         int, typer.Option(min=64, max=8192, help="Largest side of a block in fine pixels: smaller needs less memory.")
     ] = 1024,
@@ -164,7 +171,9 @@ def command(
         dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days, collections, max_cloud,
         allow_missing, bandpass,
     )  # fmt: skip
-    run = Run(as_folder(out_folder), request, method, make(method, request.bands, model), keep_observed, tile)
+    run = Run(
+        as_folder(out_folder), request, method, make(method, request.bands, model), keep_observed, tile, uncertainty
+    )
     document = cubes.check_folder(run.folder, run.identity(), overwrite)
     if _finished(run, document):
         return

@@ -133,7 +133,8 @@ def series(dataset: xr.Dataset, bands: Sequence[str] | None = None) -> DatasetSe
 def band_names(dataset: xr.Dataset) -> tuple[str, ...]:
     """Bands of a Dataset: the known ones in their order, then others as they come."""
     images = [str(n) for n, v in dataset.data_vars.items() if v.dims == ("time", "y", "x")]
-    others = [n for n in images if n not in BANDS and n not in ("qa", "days_before", "days_after")]
+    no_bands = {"qa", "days_before", "days_after", *(f"std_{name}" for name in images)}
+    others = [n for n in images if n not in BANDS and n not in no_bands]
     return tuple(band for band in BANDS if band in images) + tuple(others)
 
 

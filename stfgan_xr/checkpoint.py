@@ -193,8 +193,24 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, Array], config: Map
     content = safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in sorted(tensors.items())})
     facts = dict(config) | {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()}
     _replace(file, content)
-    _replace(file.with_suffix(".json"), (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+    _write_config(file, facts)
     return file
+
+
+def _write_config(file: Path, facts: Mapping[str, Any]) -> None:
+    _replace(file.with_suffix(".json"), (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+
+
+def annotate(path: str | os.PathLike[str], **facts: Any) -> None:
+    """Add or exchange facts of the JSON side of a checkpoint; the tensors stay as they are.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    file = resolve(path)
+    _write_config(file, read_config(file) | facts)
 
 
 def shipped(bands: Sequence[str] | None = None, method: str = "stfgan") -> Path:

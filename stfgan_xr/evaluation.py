@@ -23,9 +23,10 @@ from stfgan_xr.errors import InputError
 from stfgan_xr.fusion import Quality, fuse
 from stfgan_xr.grid import Window, ratio_of
 from stfgan_xr.landscape import Truth
-from stfgan_xr.metrics import NAMES, Scores, common_mask, sample_scores, scores, seam, with_skill
+from stfgan_xr.metrics import NAMES, Scores, common_mask, sample_scores, scores, seam, with_intervals, with_skill
 from stfgan_xr.predictors import Predictor
 from stfgan_xr.predictors.simple import Delta, Linear
+from stfgan_xr.predictors.uncertainty import SHARES, known
 from stfgan_xr.sensors import is_clear
 
 Float = npt.NDArray[np.float32]
@@ -197,9 +198,9 @@ def evaluate_triplets(
         before, truth, after, valid = _observations(landsat, triplet, bands)
         days = to_datetime64((triplet.before, triplet.after))
         pair = landsat.sel(time=days)
-        predictions = {name: _predict(pair, modis, predictor, triplet) for name, predictor in compared.items()}
+        fused = {name: _predict(pair, modis, predictor, triplet) for name, predictor in compared.items()}
         classes = changes.of_observations(before, truth, after)
-        found = _compare(predictions, truth, valid, ratio, classes)
+        found = _compare(fused, triplet.target, bands, truth, valid, ratio, classes)
         for name in methods:
             rows[name].append(replace(found[name], day=triplet.target, triplet=triplet))
     return {name: Result(tuple(found_rows), bands) for name, found_rows in rows.items()}
@@ -230,10 +231,10 @@ def _observations(landsat: xr.Dataset, triplet: Triplet, bands: Sequence[str]) -
     return before, target, after, np.logical_and.reduce([*first, *second, *third])
 
 
-def _predict(pair: xr.Dataset, modis: xr.Dataset, predictor: Predictor, triplet: Triplet) -> Float:
+def _predict(pair: xr.Dataset, modis: xr.Dataset, predictor: Predictor, triplet: Triplet) -> xr.Dataset:
     reach = max((triplet.target - triplet.before).days, (triplet.after - triplet.target).days)
-    fused = fuse(pair, modis, predictor, [triplet.target], bracket_days=reach)
-    return _image(fused, triplet.target, predictor.bands)
+    sure = known(predictor) is not None
+    return fuse(pair, modis, predictor, [triplet.target], bracket_days=reach, uncertainty=sure).compute()
 
 
 def _image(dataset: xr.Dataset, day: date, bands: Sequence[str]) -> Float:
@@ -242,35 +243,56 @@ def _image(dataset: xr.Dataset, day: date, bands: Sequence[str]) -> Float:
     return np.stack([np.asarray(computed[band].values, np.float32) for band in bands])
 
 
+@dataclass(frozen=True)
+class _Spread:
+    """The standard deviation ``(band, y, x)`` of an image, and the half widths ``(band,)`` of its intervals."""
+
+    std: Float
+    widths: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+    @classmethod
+    def of(cls, fused: xr.Dataset, day: date, bands: Sequence[str]) -> _Spread | None:
+        names = [f"std_{band}" for band in bands]
+        if not all(name in fused for name in names):
+            return None
+        low, high = (np.array([fused[name].attrs[f"interval_{share * 100:.0f}"] for name in names]) for share in SHARES)
+        return cls(_image(fused, day, names), (low, high))
+
+
 def _compare(
-    predictions: Mapping[str, Float],
+    fused: Mapping[str, xr.Dataset],
+    day: date,
+    bands: Sequence[str],
     truth: npt.NDArray[Any],
     valid: Bool,
     ratio: int,
     classes: Mapping[str, Bool],
 ) -> dict[str, Row]:
     """Rows of one case without their day; every method is scored over the same pixels."""
+    predictions = {name: _image(dataset, day, bands) for name, dataset in fused.items()}
+    spreads = {name: _Spread.of(dataset, day, bands) for name, dataset in fused.items()}
     given = {name: common_mask(prediction) for name, prediction in predictions.items()}
     everywhere = np.logical_and.reduce([valid, *given.values()])
-    found = _judged({name: scores(prediction, truth, everywhere, ratio) for name, prediction in predictions.items()})
-    parts = {
-        part: _judged(
-            {name: sample_scores(image, truth, everywhere & mask, ratio) for name, image in predictions.items()}
-        )
-        for part, mask in classes.items()
-    }
+
+    def judged(measure: Callable[..., Scores], mask: Bool) -> dict[str, Scores]:
+        plain = {name: measure(image, truth, mask, ratio) for name, image in predictions.items()}
+        found = {name: with_skill(score, plain.get("linear"), plain.get("delta")) for name, score in plain.items()}
+        sure = {name: spread for name, spread in spreads.items() if spread is not None}
+        return found | {
+            name: with_intervals(found[name], predictions[name], truth, mask, spread.std, spread.widths)
+            for name, spread in sure.items()
+        }
+
+    found = judged(scores, everywhere)
+    parts = {part: judged(sample_scores, everywhere & mask) for part, mask in classes.items()}
     count = max(int(valid.sum()), 1)
     return {
         name: Row(
             date.min, None, score, float((valid & ~given[name]).sum()) / count,
-            {part: judged[name] for part, judged in parts.items()},
+            {part: of_part[name] for part, of_part in parts.items()},
         )
         for name, score in found.items()
     }  # fmt: skip
-
-
-def _judged(found: Mapping[str, Scores]) -> dict[str, Scores]:
-    return {name: with_skill(score, found.get("linear"), found.get("delta")) for name, score in found.items()}
 
 
 def usable_days(landsat: xr.Dataset, least_clear: float = LEAST_CLEAR) -> tuple[date, ...]:
@@ -345,9 +367,8 @@ def evaluate_truth(
     rows: dict[str, list[Row]] = {name: [] for name in fused}
     for day in days:
         reference = np.asarray(truth(day, bands, window), np.float32)
-        predictions = {name: _image(dataset, day, bands) for name, dataset in fused.items()}
         parts = _predicted(first, day) | dict(classes(day) if classes else {})
-        for name, row in _compare(predictions, reference, common_mask(reference), ratio, parts).items():
+        for name, row in _compare(fused, day, bands, reference, common_mask(reference), ratio, parts).items():
             rows[name].append(replace(row, day=day))
     return {name: Result(tuple(found), bands) for name, found in rows.items()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from enum import IntFlag
 from typing import Any
@@ -21,7 +21,8 @@ from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, re
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
-from stfgan_xr.predictors import CoarseWindow, Predictor
+from stfgan_xr.predictors import CoarseWindow, Prediction, Predictor
+from stfgan_xr.predictors.uncertainty import SHARES, Calibrated, Uncertainty, calibrated
 from stfgan_xr.sensors import FILL, SCALE, from_reflectance, to_reflectance
 
 AGE_CLASSES = (0, 4, 8, 16, 32, 64)
@@ -66,8 +67,9 @@ class Options:
     keep_observed: bool = True
 
 
-def fused_variables(bands: Sequence[str]) -> dict[str, store.Variable]:
-    """The variables of a fused cube: bands, ``qa``, ages in days, and the coarse residual of each band."""
+def fused_variables(bands: Sequence[str], uncertainty: Uncertainty | None = None) -> dict[str, store.Variable]:
+    """The variables of a fused cube: bands, ``qa``, ages in days, the coarse residual of each band and, if it is known,
+    its standard deviation."""
     flags = {flag.name or "": flag.value for flag in Quality}
     age = {"units": "days", "long_name": f"days to the nearest clear observation, {NO_AGE} or more: {NO_AGE}"}
     variables = {band: store.reflectance_variable(band) for band in bands}
@@ -76,7 +78,16 @@ def fused_variables(bands: Sequence[str]) -> dict[str, store.Variable]:
         variables[name] = store.Variable("uint8", NO_AGE, attributes=age)
     for band in bands:
         variables[f"residual_{band}"] = store.reflectance_variable(f"{band} mean of fused minus coarse", store.COARSE)
+    if uncertainty is not None:
+        for band, widths in zip(bands, uncertainty.intervals, strict=True):
+            variable = store.reflectance_variable(f"standard deviation of {band}")
+            stated = {f"interval_{share * 100:.0f}": width for share, width in zip(SHARES, widths, strict=True)}
+            variables[f"std_{band}"] = replace(variable, attributes={**variable.attributes, **stated})
     return variables
+
+
+def _uncertainty(predictor: Predictor) -> Uncertainty | None:
+    return predictor.uncertainty if isinstance(predictor, Calibrated) else None
 
 
 def _age_class(age: npt.NDArray[np.integer]) -> npt.NDArray[np.uint16]:
@@ -113,22 +124,26 @@ class _Canvas:
     ratio: int
     needs_coarse: bool
     border: npt.NDArray[np.bool_]
+    uncertainty: Uncertainty | None
 
     @classmethod
     def empty(cls, window: Window, shape: tuple[int, int], count: int, predictor: Predictor, ratio: int) -> _Canvas:
         cells = window.cells(ratio).shape
         arrays = {
             name: np.full((count, *(cells if v.dims == store.COARSE else window.shape)), v.fill, v.dtype)
-            for name, v in fused_variables(predictor.bands).items()
+            for name, v in fused_variables(predictor.bands, _uncertainty(predictor)).items()
         }
         needs_coarse = predictor.halo.coarse > 0
         # Only the mirrored pixels that a block's own halo shows to the predictor count.
-        return cls(arrays, predictor.bands, ratio, needs_coarse, _border(window, shape, predictor.halo.fine))
+        border = _border(window, shape, predictor.halo.fine)
+        return cls(arrays, predictor.bands, ratio, needs_coarse, border, _uncertainty(predictor))
 
     def paint(
-        self, at: int, day: int, which: int, interval: Interval, mean: npt.NDArray[np.float32], clipped: Any, keep: bool
+        self, at: int, day: int, which: int, interval: Interval, prediction: Prediction, number: int, keep: bool
     ) -> None:
-        """Day ``day``, the ``which``-th of an interval, into time step ``at``."""
+        """Day ``day``, the ``which``-th of an interval and ``number``-th of a prediction, into time step ``at``."""
+        mean = prediction.mean[number]
+        clipped = prediction.clipped[number] if prediction.clipped is not None else None
         gaps = interval.gaps
         nodata = interval.missing.copy()
         if self.needs_coarse:
@@ -147,6 +162,14 @@ class _Canvas:
         self.arrays["days_before"][at] = np.where(nodata, NO_AGE, before.clip(max=NO_AGE))
         self.arrays["days_after"][at] = np.where(nodata, NO_AGE, after.clip(max=NO_AGE))
         self._residual(at, interval.coarse.on(day), gaps.missing[which], interval.bracket.halo.coarse)
+        if self.uncertainty is not None and prediction.std is not None:
+            self._deviation(at, prediction.std[number], self.uncertainty.observed, observed, nodata)
+
+    def _deviation(self, at: int, std: Any, of_observation: Sequence[float], observed: Any, nodata: Any) -> None:
+        for band, values, own in zip(self.bands, std, of_observation, strict=True):
+            # Rounded up: no pixel is certain.
+            counts = np.ceil(np.where(observed, np.float32(own), values) * np.float32(1 / SCALE)).clip(1, -FILL - 1)
+            self.arrays[f"std_{band}"][at] = np.where(nodata, FILL, counts)
 
     @staticmethod
     def _ages(day: int, interval: Interval) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
@@ -233,8 +256,7 @@ def fuse_block(
             part = CoarseWindow(batch, interval.coarse.series, interval.coarse.series_days)
             prediction = predictor.predict(prepared, part)
             for number, day in enumerate(batch):
-                clipped = prediction.clipped[number] if prediction.clipped is not None else None
-                canvas.paint(at, day, done + number, interval, prediction.mean[number], clipped, options.keep_observed)
+                canvas.paint(at, day, done + number, interval, prediction, number, options.keep_observed)
                 at += 1
             done += len(batch)
     return canvas.arrays
@@ -312,8 +334,9 @@ class Job:
         layout, halo, bands = self.layout, self.predictor.halo, len(self.predictor.bands)
         height, width = (min(side, layout.tile) for side in layout.shape)
         days = min(layout.run, len(layout.days))
-        # Arrays of the block: bands, qa and ages, once as arrays and once while a shard is encoded.
-        block = height * width * days * (2 * bands + 4) * 1.5
+        # Arrays of the block, once as arrays and once while a shard is encoded.
+        sizes = (np.dtype(v.dtype).itemsize for v in layout.variables.values() if v.dims == store.FINE)
+        block = height * width * days * sum(sizes) * 1.5
         near = (height + 2 * halo.fine) * (width + 2 * halo.fine)
         margin = 2 * reach_cells(halo, layout.ratio) * layout.ratio
         wide = (height + margin) * (width + margin)
@@ -364,10 +387,13 @@ def plan(
     *,
     bracket_days: int = 64,
     keep_observed: bool = True,
+    uncertainty: bool = False,
     tile: int = 1024,
     run: int = 32,
 ) -> Job:
     """Check the inputs against each other and lay out the blocks; reads no pixels. Arguments as in :func:`fuse`."""
+    if uncertainty:
+        predictor = calibrated(predictor)
     fine_grid, coarse = _grid(landsat), _grid(modis)
     ratio = ratio_of(fine_grid, coarse)
     for name, dataset in (("landsat", landsat), ("modis", modis)):
@@ -381,7 +407,8 @@ def plan(
     if not days:
         raise InputError("no days to fuse")
     side = store.tile_for((int(fine_grid.shape[0]), int(fine_grid.shape[1])), tile_step(ratio), tile)
-    layout = store.Layout(fine_grid, tuple(days), fused_variables(predictor.bands), side, min(run, len(days)), ratio)
+    variables = fused_variables(predictor.bands, _uncertainty(predictor))
+    layout = store.Layout(fine_grid, tuple(days), variables, side, min(run, len(days)), ratio)
     return Job(
         series(landsat, predictor.bands), series(modis, predictor.bands), predictor, layout,
         Options(bracket_days, keep_observed),
@@ -396,6 +423,7 @@ def fuse(
     *,
     bracket_days: int = 64,
     keep_observed: bool = True,
+    uncertainty: bool = False,
     tile: int = 1024,
     run: int = 32,
 ) -> xr.Dataset:
@@ -416,6 +444,8 @@ def fuse(
         Landsat observations further from a day than this are not used.
     keep_observed
         A clear observation of the day itself is the product there; off, every pixel is predicted.
+    uncertainty
+        With the standard deviation of every pixel.
     tile, run
         Pixels along a block and days of a block.
 
@@ -425,14 +455,17 @@ def fuse(
         float32 reflectance of the bands with NaN where there is nothing to predict from, ``qa``
         (:class:`Quality`), ``days_before``, ``days_after`` (days to the clear observations used, 255: none) and
         ``residual_<band>`` ``(time, yc, xc)``, the cell mean of the result minus the coarse image; ``aoi`` if
-        ``landsat`` has it.
+        ``landsat`` has it. With ``uncertainty`` also ``std_<band>``, whose attributes ``interval_68`` and
+        ``interval_95`` are the half widths of the intervals that hold 68 % and 95 % of the errors, in standard
+        deviations; an observation that is the product has one deviation everywhere.
 
     Raises
     ------
     InputError
-        If bands are absent or the grids are not nested.
+        If bands are absent, the grids are not nested, or the method's uncertainty is asked for and not known.
     """
     fused = plan(
-        landsat, modis, predictor, days, bracket_days=bracket_days, keep_observed=keep_observed, tile=tile, run=run
-    ).lazy()
+        landsat, modis, predictor, days,
+        bracket_days=bracket_days, keep_observed=keep_observed, uncertainty=uncertainty, tile=tile, run=run,
+    ).lazy()  # fmt: skip
     return fused.assign_coords(aoi=landsat["aoi"]) if "aoi" in landsat.coords else fused

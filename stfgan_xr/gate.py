@@ -1,4 +1,5 @@
-"""What a trained network must show: the halo that its weights need, and its scores on withheld acquisitions."""
+"""What a trained network must show: the halo that its weights need, its scores on withheld acquisitions, and how far it
+is off there."""
 
 from __future__ import annotations
 
@@ -8,20 +9,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 
 from stfgan_xr.grid import Halo, Window, tile_step, tiles
-from stfgan_xr.predictors import Bracket, CoarseWindow, Predictor
+from stfgan_xr.predictors import Bracket, CoarseWindow, Predictor, uncertainty
 from stfgan_xr.predictors.progress import Progress
 from stfgan_xr.predictors.simple import Delta, Linear, to_tensors
 from stfgan_xr.predictors.stages import Architecture, Margins, Network, Targets, stage1, stage2, start, to_pair
 from stfgan_xr.predictors.stfgan import STFGAN
-from stfgan_xr.samples import Place, Triplet, interval_of, read, triplets, windows
+from stfgan_xr.predictors.uncertainty import Uncertainty
+from stfgan_xr.samples import Place, Triplet, interval_of, observation_of, read, target_of, triplets, windows
 
 RUNGS = (16, 32, 48, 64, 80, 96, 112, 128, 144)
 """Pixels of a stage's own grid that its coarse branch is tried with."""
 TOLERANCE = 1e-6
 """Reflectance within which a smaller halo must give the same."""
 BLOCK = 64
+PIXELS = 2000
+"""Of a block that uncertainty is calibrated on."""
+OBSERVED = 0.01
+"""Standard deviation of an observation where no truth tells it. Vermote et al. 2016 (doi 10.1016/j.rse.2016.04.008)
+hold Landsat 8's reflectance against 0.005 + 5 %: this is that of land with a reflectance of 0.1."""
 
 
 def ladder(architecture: Architecture) -> Iterator[Halo]:
@@ -100,6 +108,17 @@ def withheld_triplets(place: Place, number: int = 0) -> tuple[Triplet, ...]:
     return tuple(found)
 
 
+def _withheld(places: Sequence[Place], size: int, draw: np.random.Generator) -> list[tuple[Place, Triplet, Window]]:
+    """All blocks of withheld acquisitions in random order."""
+    cases = [
+        (place, triplet, window)
+        for number, place in enumerate(places)
+        for triplet in withheld_triplets(place, number)
+        for window in tiles(place.landsat.shape, size // tile_step(place.ratio) * tile_step(place.ratio))
+    ]
+    return [cases[at] for at in draw.permutation(len(cases))]
+
+
 def _squared_errors(predictor: Predictor, place: Place, triplet: Triplet, window: Window) -> tuple[float, int]:
     sample = read(place, triplet, window, Halo(fine=0, coarse=1))
     if sample is None:
@@ -126,13 +145,7 @@ def compare(
         ``blocks``, ``pixels``, ``rmse`` by method (reflectance, over all clear pixels and bands) and ``skill``:
         1 - rmse / min(rmse of linear, rmse of delta).
     """
-    cases = [
-        (place, triplet, window)
-        for number, place in enumerate(places)
-        for triplet in withheld_triplets(place, number)
-        for window in tiles(place.landsat.shape, size // tile_step(place.ratio) * tile_step(place.ratio))
-    ]
-    order = np.random.default_rng([seed, 2]).permutation(len(cases))[:blocks]
+    cases = _withheld(places, size, np.random.default_rng([seed, 2]))[:blocks]
     methods: dict[str, Predictor] = {
         "stfgan": predictor,
         "progress": Progress(predictor.bands, predictor.ratio),
@@ -140,7 +153,7 @@ def compare(
         "linear": Linear(predictor.bands),
     }
     sums = {
-        name: np.array([_squared_errors(method, *cases[i]) for i in order]).reshape(-1, 2)
+        name: np.array([_squared_errors(method, *case) for case in cases]).reshape(-1, 2)
         for name, method in methods.items()
     }
     count = int(sums["delta"][:, 1].sum())
@@ -153,3 +166,54 @@ def compare(
         "rmse": rmse,
         "skill": skill,
     }
+
+
+def _explained(
+    predictor: Predictor, place: Place, triplet: Triplet, window: Window, draw: np.random.Generator
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Causes ``(cause, band, pixel)`` and errors ``(band, pixel)`` of pixels of a block, and errors of its observation
+    where a truth tells them."""
+    target, known = target_of(place, triplet.target, window)
+    observed, clear = observation_of(place, triplet.target, window)
+    interval = interval_of(place, triplet, window, uncertainty.reach(predictor))
+    # Bilinear interpolation carries what stands for a missing cell into its neighbours.
+    holes = ndimage.binary_dilation(interval.gaps.missing[0], np.ones((3, 3), bool))
+    known = known & ~interval.missing & ~np.kron(holes, np.ones((place.ratio, place.ratio), bool))
+    chosen = np.flatnonzero(known)
+    rows, columns = np.unravel_index(draw.permutation(chosen)[:PIXELS], known.shape)
+    with torch.inference_mode():
+        prepared = uncertainty.prepare(predictor, interval.bracket)
+        mean = uncertainty.predict(predictor, prepared, interval.coarse).mean[0]
+        image, coarse = torch.from_numpy(mean), torch.from_numpy(interval.coarse.on(triplet.target))
+        causes = [
+            cause.expand(image.shape).numpy()[:, rows, columns]
+            for cause in prepared.causes.on(triplet.target, coarse, image)
+        ]
+    noise = (observed - target)[:, clear] if place.truth is not None else np.empty((len(target), 0), np.float32)
+    return np.stack(causes), (mean - target)[:, rows, columns], noise
+
+
+def calibrate(
+    predictor: Predictor, places: Sequence[Place], seed: int = 0, blocks: int = 200, size: int = 256
+) -> Uncertainty | None:
+    """How far a method is off on the withheld acquisitions: against the truth where it is known, else against them.
+
+    Parameters
+    ----------
+    predictor
+        Any method.
+    blocks, size
+        At most so many blocks, of so many pixels a side, drawn at random; each gives :data:`PIXELS` at most.
+
+    Returns
+    -------
+    Uncertainty or None
+        None without a usable pixel.
+    """
+    draw = np.random.default_rng([seed, 3])
+    found = [_explained(predictor, *case, draw) for case in _withheld(places, size, draw)[:blocks]]
+    if not sum(errors.shape[1] for _, errors, _ in found):
+        return None
+    causes, errors, noise = (np.concatenate(part, axis=-1).astype(np.float64) for part in zip(*found, strict=True))
+    observed = np.sqrt((noise**2).mean(axis=1)) if noise.size else np.full(len(errors), OBSERVED)
+    return uncertainty.calibrate(predictor.bands, causes, errors, observed.tolist())

@@ -16,6 +16,9 @@ differ between papers; those used here:
 ``edge``, ``lbp``         texture of the APA framework (Zhu 2022): mean normalised difference of Roberts edges and of
                           local binary patterns; 0 is best, negative is too smooth
 ``skill``                 what is gained over the better of linear and delta: :func:`skill`
+``coverage_68``, ``_95``  share of the pixels whose error is within the interval that is to hold 68 %, 95 % of them
+``rmse_surest``,          of the fifth of the pixels with the smallest predicted standard deviation, and of the fifth
+``rmse_least_sure``       with the greatest
 ========================  ======================================================================================
 """
 
@@ -62,6 +65,8 @@ class Scores:
         -1 to 1, 0 is best.
     skill
         1 is best, 0 is no gain; known by :func:`with_skill`.
+    coverage_68, coverage_95, rmse_surest, rmse_least_sure
+        Of predictions with a standard deviation; known by :func:`with_intervals`.
     pixels
         Pixels scored.
     by_band
@@ -81,6 +86,10 @@ class Scores:
     edge: float | None = None
     lbp: float | None = None
     skill: float | None = None
+    coverage_68: float | None = None
+    coverage_95: float | None = None
+    rmse_surest: float | None = None
+    rmse_least_sure: float | None = None
     pixels: int = 0
     by_band: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
@@ -184,6 +193,53 @@ def with_skill(found: Scores, linear: Scores | None, delta: Scores | None) -> Sc
         skill=skill(found.rmse, linear.rmse, delta.rmse),
         by_band={**found.by_band, "skill": tuple(skill(*band) for band in errors)},
     )
+
+
+def coverage(prediction: Float, truth: Float, half_width: Float) -> Float:
+    """Share of the errors of ``(band, pixel)`` samples that are not greater than a half width, of each band.
+
+    >>> coverage(np.zeros((1, 4)), np.array([[0.1, -0.2, 0.3, -0.4]]), np.full((1, 4), 0.25)).tolist()
+    [0.5]
+    """
+    return np.asarray(np.mean(np.abs(prediction - truth) <= half_width, axis=1))
+
+
+def fifths(prediction: Float, truth: Float, std: Float) -> tuple[Float, Float]:
+    """Root mean square errors of ``(band, pixel)`` samples, of the fifth with the smallest predicted standard
+    deviation and of the fifth with the greatest, of each band; not a number for fewer than five pixels."""
+    order, count = np.argsort(std, axis=1, kind="stable"), std.shape[1] // 5
+    if count == 0:
+        return np.full(len(std), np.nan), np.full(len(std), np.nan)
+    errors = np.take_along_axis(prediction - truth, order, axis=1)
+    surest, least_sure = errors[:, :count], errors[:, -count:]
+    return rmse(surest, np.zeros_like(surest)), rmse(least_sure, np.zeros_like(least_sure))
+
+
+def with_intervals(
+    found: Scores, prediction: Image, truth: Image, mask: Bool, std: Image, widths: tuple[Image, Image]
+) -> Scores:
+    """Scores with those of the predicted standard deviation.
+
+    Parameters
+    ----------
+    found
+        Scores of the prediction over ``mask``.
+    std
+        ``(band, y, x)`` standard deviation of the prediction.
+    widths
+        ``(band,)`` half widths of the intervals of 68 % and of 95 %, in standard deviations.
+    """
+    valid = _valid(prediction, truth, mask)
+    if not valid.any():
+        return found
+    samples = prediction[:, valid].astype(np.float64), truth[:, valid].astype(np.float64)
+    spread = std[:, valid].astype(np.float64)
+    shares = {
+        name: coverage(*samples, spread * width[:, None])
+        for name, width in zip(("coverage_68", "coverage_95"), widths, strict=True)
+    }
+    bands = shares | dict(zip(("rmse_surest", "rmse_least_sure"), fifths(*samples, spread), strict=True))
+    return replace(found, **_band_means(bands), by_band={**found.by_band, **_by_band(bands)})
 
 
 def _known(value: float) -> float | None:

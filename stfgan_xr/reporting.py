@@ -63,13 +63,18 @@ SCORES = {
     ),
     "lbp": Score("LBP", "mean (B_P − B_T) / (B_P + B_T), B: local binary patterns of 3 × 3 valid pixels", "0"),
     "skill": Score("Skill", "1 − RMSE / min(RMSE of linear, RMSE of delta), of the same case, band or class", "1"),
+    "coverage_68": Score("68 % interval", "share of the pixels with |P − T| ≤ k σ, k as calibrated for 68 %", "0.68"),
+    "coverage_95": Score("95 % interval", "share of the pixels with |P − T| ≤ k σ, k as calibrated for 95 %", "0.95"),
+    "rmse_surest": Score("RMSE, surest fifth", "of the fifth of the pixels with the smallest σ", "0"),
+    "rmse_least_sure": Score("RMSE, least sure fifth", "of the fifth of the pixels with the greatest σ", "0"),
 }
 """The scores of :data:`stfgan_xr.metrics.NAMES` in the order in which they are shown."""
 
 PIXELS = (
     "Every method is scored over the same pixels: those that have a reference and to which every method gives a value "
     "in every band. All others are dropped, never set to zero. Reflectance is a number of which 1 is 100 %. "
-    "P is the prediction, T the reference, μ, σ² and σ_PT their mean, variance and covariance."
+    "P is the prediction, T the reference, μ, σ² and σ_PT their mean, variance and covariance; σ alone is the "
+    "predicted standard deviation."
 )
 MEANS = (
     "A score is computed in each band, then averaged over the bands (SAM and ERGAS take all bands at once), then over "

@@ -216,11 +216,16 @@ class Distortion:
         )
 
 
-def _target(place: Place, day: int, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """The image of a day ``(b, y, x)`` and where it can be trusted ``(y, x)``."""
+def target_of(place: Place, day: int, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """The image of a day ``(b, y, x)``, the truth if it is known, and where it can be trusted ``(y, x)``."""
     if place.truth is not None:
         image = np.asarray(place.truth(from_number(day), place.landsat.bands, window), np.float32)
         return image, np.ones(image.shape[1:], bool)
+    return observation_of(place, day, window)
+
+
+def observation_of(place: Place, day: int, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """The acquisition of a day ``(b, y, x)`` and where it is clear ``(y, x)``."""
     index = [place.landsat.days.index(day)]
     image = place.landsat.read(index, window)[0]
     return np.nan_to_num(image), is_clear(place.landsat.qa(index, window)[0]) & ~np.isnan(image).any(axis=0)
@@ -230,7 +235,7 @@ def read(
     place: Place, triplet: Triplet, window: Window, halo: Halo, distortion: Distortion | None = None
 ) -> Sample | None:
     """The sample of a triplet over a window, or None where too little of it is clear."""
-    target, clear = _target(place, triplet.target, window)
+    target, clear = target_of(place, triplet.target, window)
     if clear.mean() < LEAST_CLEAR:
         return None
     cells = max(-(-halo.fine // place.ratio) + 1, halo.coarse) + progress.AROUND

@@ -239,7 +239,7 @@ def check_patch(recipe: Recipe, architecture: Architecture, places: Sequence[sam
 
 
 def _finish(run: Run, folder: Folder, places: Sequence[samples.Place], half: bool) -> dict[str, Any]:
-    """Write the checkpoint, measure its halo, and compare it on the withheld acquisitions."""
+    """Write the checkpoint, measure its halo, and compare and calibrate it on the withheld acquisitions."""
     network, recipe = run.result, run.recipe
     kind = np.float16 if half else np.float32
     state = network.state_dict()
@@ -249,7 +249,10 @@ def _finish(run: Run, folder: Folder, places: Sequence[samples.Place], half: boo
     halo = gate.measure_halo(restore(folder.checkpoint), places, recipe.seed)
     config["halo"] = {"fine": halo.fine, "coarse": halo.coarse}
     checkpoint.save(folder.checkpoint, tensors, config | {"training": asdict(recipe)})
-    scores = gate.compare(STFGAN.open(folder.checkpoint), places, recipe.seed)
+    predictor = STFGAN.open(folder.checkpoint)
+    scores = gate.compare(predictor, places, recipe.seed)
+    known = gate.calibrate(predictor, places, recipe.seed)
+    config |= {} if known is None else {"uncertainty": known.to_config()}
     facts = asdict(recipe) | {"span": list(recipe.span), "steps": run.step, "withheld": scores}
     checkpoint.save(folder.checkpoint, tensors, config | {"training": facts})
     return facts

@@ -16,6 +16,7 @@ from stfgan_xr import checkpoint
 from stfgan_xr.errors import InputError
 from stfgan_xr.predictors.stages import Architecture, Network
 from stfgan_xr.predictors.stfgan import STFGAN, restore, shapes
+from stfgan_xr.predictors.uncertainty import CAUSES, Uncertainty
 
 ARCHITECTURE = Architecture(("red", "nir"), 4)
 
@@ -28,6 +29,22 @@ def tensors(architecture: Architecture = ARCHITECTURE) -> dict[str, Any]:
 def write(folder: Path, values: dict[str, Any] | None = None, config: dict[str, Any] | None = None) -> Path:
     facts = ARCHITECTURE.to_config() if config is None else config
     return checkpoint.save(folder / "model.safetensors", tensors() if values is None else values, facts)
+
+
+def uncertainty(bands: tuple[str, ...]) -> dict[str, Any]:
+    count = len(bands)
+    return Uncertainty(bands, ((1e-5,) * len(CAUSES),) * count, ((0.8, 2.0),) * count, (0.01,) * count).to_config()
+
+
+def test_facts_are_added_and_the_weights_stay(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    content = path.read_bytes()
+    checkpoint.annotate(path, uncertainty=uncertainty(ARCHITECTURE.bands))
+    assert path.read_bytes() == content
+    assert checkpoint.read_config(path)["width"] == 4
+    opened = STFGAN.open(path, subset=("nir",))
+    assert opened.uncertainty is not None
+    assert opened.uncertainty.to_config() == uncertainty(("nir",))
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -146,6 +163,8 @@ BAD: dict[str, Callable[[Path], Any]] = {
     "halo odd": lambda p: edit(p, halo={"fine": 30, "coarse": 3}),
     "halo negative": lambda p: edit(p, halo={"fine": -64, "coarse": 3}),
     "halo a list": lambda p: edit(p, halo=[64, 3]),
+    "uncertainty null": lambda p: edit(p, uncertainty=None),
+    "uncertainty of another band": lambda p: edit(p, uncertainty=uncertainty(("red", "swir1"))),
 }
 
 

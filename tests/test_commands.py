@@ -17,11 +17,14 @@ import pytest
 import xarray as xr
 from shapely.geometry import Polygon, mapping
 
-from pipelines import fuse
+from pipelines import evaluate, fuse
 from pipelines.console import main
-from stfgan_xr import open_cube, store
+from stfgan_xr import checkpoint, open_cube, store
 from stfgan_xr.aoi import read_aoi
 from stfgan_xr.fusion import Quality
+from stfgan_xr.predictors.stages import Architecture, Network
+from stfgan_xr.predictors.uncertainty import CAUSES, Uncertainty
+from stfgan_xr.sensors import BANDS
 
 DATES = "2020-03-01/2020-03-08"
 
@@ -123,6 +126,29 @@ def test_same_run_again_does_nothing_and_says_so(
     assert code == 0
     assert "nothing to do" in out
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
+
+
+def test_deviations_are_written_scored_and_part_of_what_a_run_is(
+    catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    architecture = Architecture(BANDS, width=2)
+    tensors = {n: v.numpy() for n, v in Network(architecture).state_dict().items() if v.is_floating_point()}
+    known = Uncertainty(BANDS, ((1e-5,) * len(CAUSES),) * 6, ((0.8, 2.0),) * 6, (0.004,) * 6)
+    config = architecture.to_config() | {"uncertainty": known.to_config()}
+    model = str(checkpoint.save(tmp_path / "model", tensors, config))
+    given = [*arguments(catalog, tmp_path / "run", "stfgan", "2020-03-02/2020-03-03"), "--model", model]
+    assert run(*given, "--uncertainty")[0] == 0
+    cube = open_cube(tmp_path / "run" / "fused.zarr")
+    assert (np.isfinite(cube.std_nir.values) == np.isfinite(cube.nir.values)).all()
+    scores = tmp_path / "scores.json"
+    judged = [str(tmp_path / "run"), "--method", "stfgan", "--model", model, "--json", str(scores)]
+    assert run(*judged, command=evaluate.command)[0] == 0
+    found = json.loads(scores.read_text())["stfgan"]["classes"]["predicted"]
+    assert 0 < found["coverage_68"] < found["coverage_95"] < 1
+    assert found["rmse_surest"] < found["rmse_least_sure"]
+    code, _, err = run(*given)
+    assert code == 2
+    assert f'uncertainty was "{known.digest[:20]}' in err
 
 
 @pytest.mark.parametrize(
@@ -286,6 +312,7 @@ ELSEWHERE = {"type": "Polygon", "coordinates": [[[10, 50], [10.01, 50], [10.01, 
         (["--catalog", "nowhere"], 2, "nowhere"),
         (["--catalog", "absent.toml"], 2, "absent.toml"),
         (["--method", "magic"], 2, "stfgan, progress, persistence, linear, delta"),
+        (["--uncertainty"], 2, "uncertainty of delta is not known"),
         (["--bands", "red,ultraviolet"], 2, "ultraviolet"),
         (["--crs", "EPSG:4326"], 2, "metres"),
         (["--crs", "nonsense"], 2, "not a coordinate reference system"),

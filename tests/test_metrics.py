@@ -13,6 +13,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from stfgan_xr import metrics
 from stfgan_xr.metrics import scores, skill
 
+OF_INTERVALS = ("coverage_68", "coverage_95", "rmse_surest", "rmse_least_sure")
+
 
 def _images(bands: int = 3, height: int = 40, width: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
@@ -197,7 +199,7 @@ def test_bands_have_scores_of_their_own() -> None:
     assert found["mae"] == pytest.approx((0.05, 0.1))
     assert found["psnr"] == pytest.approx((-10 * math.log10(0.02 / 4), -20 * math.log10(0.2)))
     assert found["cc"][1] is None
-    assert found.keys() == set(metrics.NAMES) - {"sam", "ergas", "skill"}
+    assert found.keys() == set(metrics.NAMES) - {"sam", "ergas", "skill", *OF_INTERVALS}
 
 
 @pytest.mark.parametrize("name", ["rmse", "bias", "mae", "cc", "ssim", "ssim_stretched", "psnr", "uiqi", "edge", "lbp"])
@@ -250,3 +252,28 @@ def test_a_seam_is_seen_beside_holes_and_not_made_by_them() -> None:
     ground[:, :, 40:64] = np.nan
     assert metrics.seam(ground, 32, 16) == pytest.approx(1, abs=0.07)
     assert metrics.seam(np.full_like(ground, np.nan), 32, 16) is None
+
+
+def test_intervals_and_fifths_by_hand() -> None:
+    truth = np.full((2, 2, 5), 0.3)
+    errors = np.array([[0.001, -0.002, 0.003, -0.004, 0.005], [0.01, -0.02, 0.03, -0.04, 0.05]])
+    prediction = truth + np.stack([errors, errors[::-1]])
+    std = np.stack([np.linspace(0.01, 0.1, 10).reshape(2, 5), np.full((2, 5), 0.01)])
+    mask = np.ones((2, 5), bool)
+    widths = np.array([0.25, 1.5]), np.array([0.45, 3.5])
+    plain = scores(prediction, truth, mask)
+    found = metrics.with_intervals(plain, prediction, truth, mask, std, widths)
+    # Of the first band half widths are 0.0025, 0.005 ... 0.025, then 0.0045 ... 0.045.
+    assert found.by_band["coverage_68"] == pytest.approx((0.6, 0.6))
+    assert found.by_band["coverage_95"] == pytest.approx((0.9, 0.8))
+    assert found.coverage_68 == pytest.approx(0.6)
+    surest, least_sure = math.sqrt((1 + 4) / 2) * 1e-3, math.sqrt((16 + 25) / 2) * 1e-2
+    assert found.by_band["rmse_surest"][0] == pytest.approx(surest)
+    assert found.by_band["rmse_least_sure"][0] == pytest.approx(least_sure)
+    assert found.rmse == plain.rmse
+    assert found.by_band["rmse"] == plain.by_band["rmse"]
+    nothing = metrics.with_intervals(plain, prediction, truth, ~mask, std, widths)
+    assert nothing == plain
+    few = metrics.with_intervals(plain, prediction, truth, mask & (errors == 0.001), std, widths)
+    assert few.rmse_surest is None
+    assert few.coverage_68 == 1

@@ -5,24 +5,26 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines import train
+from pipelines import calibrate, train
 from pipelines.console import main
 from stfgan_xr import fusion, store
+from stfgan_xr.errors import InputError
 from stfgan_xr.predictors.methods import make
 from tests.synthetic import Scene, day
 
 SMALL = ["--width", "2", "--steps", "4", "--batch", "1", "--patch", "48", "--region", "64", "--samples", "3"]
 
 
-def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, command: Callable[..., None] = train.command) -> int:
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     with pytest.raises(SystemExit) as stop:
-        main(train.command)
+        main(command)
     return int(stop.value.code or 0)
 
 
@@ -53,6 +55,25 @@ def test_weights_of_the_command_fuse_a_cube(
     predictor = make("stfgan", ("red", "nir"), out / "stfgan.safetensors")
     fused = fusion.fuse(landsat, modis, predictor, [day(14)]).compute()
     assert np.isfinite(fused.red.values).mean() > 0.9
+
+
+def test_weights_are_calibrated_anew_and_nothing_else_changes(
+    cubes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "weights"
+    assert run(["--cube", str(cubes), "--out", str(out), *SMALL], monkeypatch) == 0
+    trained = json.loads((out / "stfgan.json").read_text())
+    assert trained["uncertainty"]["bands"].keys() == {"red", "nir"}
+    (out / "stfgan.json").write_text(json.dumps({name: trained[name] for name in trained if name != "uncertainty"}))
+    landsat, modis = (store.open_cube(cubes / f"{name}.zarr") for name in ("landsat", "modis"))
+    with pytest.raises(InputError, match=r"pipelines\.calibrate"):
+        fusion.fuse(landsat, modis, make("stfgan", ("red", "nir"), out), [day(14)], uncertainty=True)
+    capsys.readouterr()
+    assert run([str(out), "--cube", str(cubes)], monkeypatch, calibrate.command) == 0
+    assert "nir: 68 % of the errors" in capsys.readouterr().out
+    assert json.loads((out / "stfgan.json").read_text()) == trained
+    fused = fusion.fuse(landsat, modis, make("stfgan", ("nir",), out), [day(14)], uncertainty=True).compute()
+    assert (np.isfinite(fused.std_nir.values) == np.isfinite(fused.nir.values)).all()
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ from stfgan_xr.predictors.stages import (
     start,
     to_pair,
 )
+from stfgan_xr.predictors.uncertainty import Uncertainty
 
 DAY_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 """Memory that the days of one batch may take."""
@@ -128,6 +129,8 @@ class STFGAN:
         ``"auto"`` takes a GPU if there is one.
     dtype
         ``"auto"``: bfloat16 on a GPU, float32 on a CPU.
+    uncertainty
+        Of the bands, if the checkpoint was calibrated; see :func:`stfgan_xr.predictors.uncertainty.calibrated`.
     """
 
     path: Path
@@ -136,6 +139,7 @@ class STFGAN:
     subset: tuple[str, ...] | None = None
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    uncertainty: Uncertainty | None = None
 
     @classmethod
     def open(cls, path: str | PathLike[str], ratio: int | None = None, **settings: Any) -> STFGAN:
@@ -148,9 +152,12 @@ class STFGAN:
         """
         file = checkpoint.resolve(path).absolute()
         config = checkpoint.read_config(file)
-        own = Architecture.from_config(config).ratio
+        architecture = Architecture.from_config(config)
         measured_halo(config)
-        predictor = cls(file, config["sha256"], own if ratio is None else ratio, **settings)
+        predictor = cls(file, config["sha256"], architecture.ratio if ratio is None else ratio, **settings)
+        if "uncertainty" in config:
+            known = Uncertainty.from_config(config["uncertainty"], architecture.bands)
+            predictor = replace(predictor, uncertainty=known.of(predictor.bands))
         _network(file, predictor.sha256, predictor._device)  # a damaged file is refused here, not in a worker
         return predictor
 
