@@ -112,9 +112,8 @@ def command(
     decay: Annotated[str, typer.Option(help="Of the learning rate: step (the paper's) or cosine.")] = "step",
     shortest: Annotated[int, typer.Option(min=2, help="Least days between the acquisitions around a target.")] = 2,
     longest: Annotated[int, typer.Option(min=2, help="Greatest days between them.")] = 96,
-    distorted: Annotated[
-        bool, typer.Option(help="Distort samples at random, so that weights hold elsewhere and on any of the bands.")
-    ] = True,
+    distorted: Annotated[bool, typer.Option(help="Distort samples at random, so that weights hold elsewhere.")] = True,
+    subsets: Annotated[bool, typer.Option(help="Make weights that work on any of the bands.")] = False,
     truth: Annotated[bool, typer.Option(help="Train towards the truth of simulated runs.")] = True,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
@@ -133,7 +132,7 @@ def command(
     recipe = Recipe(
         gan=cast(Gan, gan), steps=steps, minutes=minutes, batch=batch, patch=patch, margin=margin, samples=samples,
         region=region, optimiser=cast(Any, optimiser), learning_rate=learning_rate,
-        decay=cast(Any, decay), span=(shortest, longest), distorted=distorted, seed=seed,
+        decay=cast(Any, decay), span=(shortest, longest), distorted=distorted, subsets=subsets, seed=seed,
     )  # fmt: skip
     names = tuple(part.strip() for part in bands.split(",")) if bands else None
     chosen = read_benchmark(benchmark, root, split) if benchmark or root or split else None

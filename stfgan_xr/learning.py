@@ -73,7 +73,9 @@ class Recipe:
     span
         Least and greatest number of days between the acquisitions around a target.
     distorted
-        Samples are distorted at random (:class:`stfgan_xr.samples.Distortion`), and weights work on any of the bands.
+        Samples are distorted at random (:class:`stfgan_xr.samples.Distortion`), so that weights hold elsewhere.
+    subsets
+        Some samples lack some bands, and the weights work on any of them.
     average
         Decay of the moving average of the weights, which is what is kept; 0 keeps the last ones.
     seed
@@ -95,6 +97,7 @@ class Recipe:
     warm_up: float = 1 / 500
     span: tuple[int, int] = (2, 96)
     distorted: bool = True
+    subsets: bool = False
     average: float = 0.998
     seed: int = 0
 

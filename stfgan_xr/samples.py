@@ -177,12 +177,14 @@ class Distortion:
     blur: float = 0.0
 
     @classmethod
-    def drawn(cls, count: int, draw: np.random.Generator) -> Distortion:
-        """One at random, for ``count`` bands; any part of it may be none."""
+    def drawn(cls, count: int, draw: np.random.Generator, distorted: bool, subsets: bool) -> Distortion:
+        """One at random; with ``subsets`` of only some of ``count`` bands at times."""
         few = count
-        if count > 1 and draw.random() < 0.35:
+        if subsets and count > 1 and draw.random() < 0.35:
             few = 1 if draw.random() < 0.5 else int(draw.integers(1, count))
         bands = tuple(sorted(int(band) for band in draw.permutation(count)[:few]))
+        if not distorted:
+            return cls(bands)
         moved, changed, scaled, smooth = draw.random(4) < (0.4, 0.4, 0.5, 0.15)
         shift = draw.uniform(-0.5, 0.5, 2) * moved
         gain = (1 + 0.03 * changed * draw.standard_normal(few)).astype(np.float32)
@@ -288,8 +290,11 @@ def collect(
     seed: int,
     span: tuple[int, int] = (2, 96),
     distorted: bool = False,
+    subsets: bool = False,
 ) -> Iterator[Sample]:
-    """``count`` samples of random triplets and regions, the same for the same seed; ``distorted`` at random.
+    """``count`` samples of random triplets and regions, the same for the same seed.
+
+    See :class:`Distortion` for what ``distorted`` and ``subsets`` make of them.
 
     Raises
     ------
@@ -301,7 +306,7 @@ def collect(
         raise NothingToDo(
             f"no three acquisitions within {span[1]} days of each other to train on; give longer cubes or a wider span"
         )
-    found, given = 0, _drawn(places, choices, region, seed, distorted)
+    found, given = 0, _drawn(places, choices, region, seed, distorted, subsets)
     for tried, sample in enumerate(_ordered(partial(_read_drawn, places, halo), given), 1):
         if sample is not None:
             found += 1
@@ -314,11 +319,11 @@ def collect(
             )
 
 
-Drawn = tuple[Triplet, Window, Distortion | None]
+Drawn = tuple[Triplet, Window, Distortion]
 
 
 def _drawn(
-    places: Sequence[Place], choices: Sequence[Triplet], region: int, seed: int, distorted: bool
+    places: Sequence[Place], choices: Sequence[Triplet], region: int, seed: int, distorted: bool, subsets: bool
 ) -> Iterator[Drawn]:
     """Without end; short and long brackets are as likely as one another."""
     draw = np.random.default_rng(seed)
@@ -329,7 +334,7 @@ def _drawn(
         triplet = choices[int(alike[draw.integers(len(alike))])]
         place = places[triplet.place]
         window = windows(place.landsat.shape, region, place.ratio, draw)
-        yield triplet, window, Distortion.drawn(len(place.landsat.bands), draw) if distorted else None
+        yield triplet, window, Distortion.drawn(len(place.landsat.bands), draw, distorted, subsets)
 
 
 def _read_drawn(places: Sequence[Place], halo: Halo, drawn: Drawn) -> Sample | None:

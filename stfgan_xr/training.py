@@ -207,7 +207,9 @@ def train(
     folder = Folder(Path(out), architecture, recipe, places)
     halo = halo_of(recipe, ratio)
     pool = list(
-        samples.collect(places, recipe.samples, recipe.region, halo, recipe.seed, recipe.span, recipe.distorted)
+        samples.collect(
+            places, recipe.samples, recipe.region, halo, recipe.seed, recipe.span, recipe.distorted, recipe.subsets
+        )
     )
 
     def draw(step: Step) -> Batch:
@@ -244,7 +246,7 @@ def _finish(run: Run, folder: Folder, places: Sequence[samples.Place], half: boo
     kind = np.float16 if half else np.float32
     state = network.state_dict()
     tensors = {name: state[name].detach().cpu().numpy().astype(kind) for name in shapes(network)}
-    config = network.architecture.to_config() | {"subsets": recipe.distorted}
+    config = network.architecture.to_config() | {"subsets": recipe.subsets}
     checkpoint.save(folder.checkpoint, tensors, config | {"training": asdict(recipe)})
     halo = gate.measure_halo(restore(folder.checkpoint), places, recipe.seed)
     config["halo"] = {"fine": halo.fine, "coarse": halo.coarse}

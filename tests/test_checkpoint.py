@@ -188,3 +188,18 @@ def test_a_folder_with_two_checkpoints_asks_which(tmp_path: Path) -> None:
 def test_shipped_names_what_is_missing() -> None:
     with pytest.raises(InputError, match=r"pipelines\.train"):
         checkpoint.shipped(("red",), method="another")
+
+
+def test_of_what_is_shipped_the_one_made_for_the_bands_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_FOLDER", tmp_path)
+    own = ARCHITECTURE.to_config()
+    exact = checkpoint.save(tmp_path / "stfgan.safetensors", tensors(), own)
+    with pytest.raises(InputError, match="trained for the bands red, nir"):
+        checkpoint.shipped(("nir",))
+    of_any = checkpoint.save(tmp_path / "stfgan-any.safetensors", tensors(), own | {"subsets": True})
+    assert checkpoint.shipped(("red", "nir")) == checkpoint.shipped() == exact
+    assert checkpoint.shipped(("nir",)) == checkpoint.shipped(("nir", "red")) == of_any
+    with pytest.raises(InputError, match="not blue"):
+        checkpoint.shipped(("blue",))
