@@ -92,11 +92,17 @@ def command(
         "weights"
     ),
     bands: Annotated[str | None, typer.Option(help="Comma list of bands. Default: all of the cubes.")] = None,
-    width: Annotated[int, typer.Option(min=1, max=512, help="Channels inside the networks; 64 is the paper's.")] = 64,
-    schedule: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")] = "same-grid",
+    weights: Annotated[
+        str | None,
+        typer.Option("--from", help="Weights to start from (.safetensors), or shipped; the architecture is theirs."),
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, max=512, help="Channels inside the networks. Default: 64, the paper's.")
+    ] = None,
+    schedule: Annotated[str | None, typer.Option(help=f"One of {', '.join(SCHEDULES)}. Default: same-grid.")] = None,
     anchor: Annotated[
-        str, typer.Option(help="What is corrected: progress or delta; none: the paper's form.")
-    ] = "progress",
+        str | None, typer.Option(help="What is corrected: progress (default) or delta; none: the paper's form.")
+    ] = None,
     gan: Annotated[str, typer.Option(help=f"Adversarial part: one of {', '.join(GANS)}.")] = "wgan-clip",
     steps: Annotated[int, typer.Option(min=1, help="Steps, unless --minutes is given.")] = 20_000,
     minutes: Annotated[
@@ -116,24 +122,33 @@ def command(
         bool, typer.Option(help="Distort samples at random, so that weights hold elsewhere and on any of the bands.")
     ] = True,
     truth: Annotated[bool, typer.Option(help="Train towards the truth of simulated runs.")] = True,
+    patience: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help=f"End after so many of the {training.SAVES} checks without gain, and keep the "
+            "weights of the best one. 0: never.",
+        ),
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
 ) -> None:
     """Train both stages of STFGAN; the same command again resumes, with the losses of an unbroken run.
 
-    Every fifth acquisition is withheld and never trained on; at the end the weights, linear and delta are compared on
-    those days. The folder holds stfgan.safetensors, stfgan.json, and training/ with the state, losses.csv and
-    losses.png. Use the weights with  pipelines.fuse --model OUT/stfgan.safetensors.
+    Every fifth acquisition is withheld and never trained on. Twenty times on the way the weights are checked on patches
+    of those days, and at the end they, linear and delta are compared on them. The folder holds stfgan.safetensors,
+    stfgan.json, and training/ with the state, losses.csv and losses.png. Use the weights with
+    pipelines.fuse --model OUT/stfgan.safetensors.
     """
-    _one_of("schedule", schedule, SCHEDULES)
-    _one_of("anchor", anchor, ANCHORS)
+    _one_of("schedule", schedule or SCHEDULES[0], SCHEDULES)
+    _one_of("anchor", anchor or ANCHORS[0], ANCHORS)
     _one_of("gan", gan, GANS)
     _one_of("optimiser", optimiser, ("rmsprop", "adam"))
     _one_of("decay", decay, ("step", "cosine"))
     recipe = Recipe(
         gan=cast(Gan, gan), steps=steps, minutes=minutes, batch=batch, patch=patch, margin=margin, samples=samples,
         region=region, optimiser=cast(Any, optimiser), learning_rate=learning_rate,
-        decay=cast(Any, decay), span=(shortest, longest), distorted=distorted, seed=seed,
+        decay=cast(Any, decay), span=(shortest, longest), distorted=distorted, patience=patience, seed=seed,
     )  # fmt: skip
     names = tuple(part.strip() for part in bands.split(",")) if bands else None
     chosen = read_benchmark(benchmark, root, split) if benchmark or root or split else None
@@ -142,8 +157,9 @@ def command(
     shown = _Shown()
     with shown.bar or nullcontext():
         facts = training.train(
-            cubes, out_folder, recipe, truths=truths, bands=names, width=width, schedule=cast(Schedule, schedule),
-            anchor=cast(AnchorName, anchor), half=half, progress=shown,
+            cubes, out_folder, recipe, weights=weights, truths=truths, bands=names, width=width,
+            schedule=cast(Schedule | None, schedule), anchor=cast(AnchorName | None, anchor), half=half,
+            progress=shown,
         )  # fmt: skip
     loss_curves(out_folder / "training" / "losses.csv", out_folder / "training" / "losses.png")
     _report(out_folder, facts)

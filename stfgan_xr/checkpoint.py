@@ -197,8 +197,8 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, Array], config: Map
     return file
 
 
-def shipped(bands: Sequence[str], method: str = "stfgan") -> Path:
-    """The checkpoint that comes with the package.
+def shipped(bands: Sequence[str] | None = None, method: str = "stfgan") -> Path:
+    """The checkpoint that comes with the package, for some bands or for whatever it has.
 
     Raises
     ------

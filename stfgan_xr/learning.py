@@ -7,7 +7,7 @@ after the other on the same patches.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -76,6 +76,9 @@ class Recipe:
         Samples are distorted at random (:class:`stfgan_xr.samples.Distortion`), and weights work on any of the bands.
     average
         Decay of the moving average of the weights, which is what is kept; 0 keeps the last ones.
+    patience
+        Training ends after so many checks on withheld acquisitions without gain, and the best-checked weights are what
+        is kept; 0: it goes on to the end, whatever the checks say.
     seed
         Of everything random.
     """
@@ -96,6 +99,7 @@ class Recipe:
     span: tuple[int, int] = (2, 96)
     distorted: bool = True
     average: float = 0.998
+    patience: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -107,6 +111,8 @@ class Recipe:
             raise InputError(f"decay {self.decay!r}: choose step or cosine")
         if min(self.steps, self.batch, self.patch, self.samples, self.region) < 1 or self.learning_rate <= 0:
             raise InputError("steps, batch, patch, samples, region and the learning rate must be positive")
+        if self.patience < 0 or (self.minutes is not None and not self.minutes > 0):
+            raise InputError(f"patience {self.patience}, minutes {self.minutes}: out of range")
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,11 @@ class Run:
                 mean.lerp_(value, 1 - decay)
             else:
                 mean.copy_(value)
+
+    def begin(self, network: Network) -> None:
+        """Start from the weights and statistics of a network."""
+        for own in (self.network, self.result):
+            own.load_state_dict(network.state_dict())
 
     @property
     def result(self) -> Network:
@@ -256,6 +267,16 @@ def predict(network: Network, batch: Batch, settled: bool) -> tuple[Stage, Stage
         Stage(inner, average(batch.target, step), usable(batch.clear, step)),
         Stage(stage2(network, started, middle), batch.target, batch.clear),
     )
+
+
+def rmse(batches: Sequence[Batch], image: Callable[[Batch], Tensor]) -> float:
+    """Root mean squared error (reflectance) of images over all that is clear in batches; 0 without any."""
+    squares = count = 0.0
+    with torch.no_grad():
+        for batch in batches:
+            squares += float(((image(batch) - batch.target).double().square() * batch.clear).sum())
+            count += float(batch.clear.sum())
+    return math.sqrt(squares / max(count, 1))
 
 
 def _critic_loss(gan: Gan, fake: Tensor, real: Tensor) -> Tensor:

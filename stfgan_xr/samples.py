@@ -229,9 +229,17 @@ def _target(place: Place, day: int, window: Window) -> tuple[npt.NDArray[np.floa
 
 
 def read(
-    place: Place, triplet: Triplet, window: Window, halo: Halo, distortion: Distortion | None = None
+    place: Place,
+    triplet: Triplet,
+    window: Window,
+    halo: Halo,
+    distortion: Distortion | None = None,
+    bands: Sequence[str] | None = None,
 ) -> Sample | None:
-    """The sample of a triplet over a window, or None where too little of it is clear."""
+    """The sample of a triplet over a window, or None where too little of it is clear.
+
+    ``bands`` are the networks', if they have more than the place; its own lie at their places among them.
+    """
     target, clear = _target(place, triplet.target, window)
     if clear.mean() < LEAST_CLEAR:
         return None
@@ -241,8 +249,9 @@ def read(
     clear &= ~(interval.missing | interval.extrapolated | coarse_missing)
     if clear.mean() < LEAST_CLEAR:
         return None
-    count = len(target)
-    distortion = distortion or Distortion(tuple(range(count)))
+    names, own = place.landsat.bands if bands is None else bands, place.landsat.bands
+    distortion = distortion or Distortion(tuple(range(len(own))))
+    count, among = len(names), [names.index(own[number]) for number in distortion.bands]
     bracket, target = distortion.bracket(interval.bracket), distortion.fine(target)
     series = replace(interval.coarse, series=distortion.coarse(interval.coarse.series))
     pace = progress.Pace.of(to_tensors(bracket, torch.device("cpu")), cells - progress.AROUND)
@@ -252,10 +261,10 @@ def read(
     inner, cut = bracket.within(halo), cells - halo.coarse
     days = np.stack([inner.day_before, inner.day_after]) - triplet.target
     known = np.zeros((count, *clear.shape), bool)
-    known[list(distortion.bands)] = clear
+    known[among] = clear
 
     def whole(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return placed(torch.from_numpy(image), distortion.bands, count).numpy()
+        return placed(torch.from_numpy(image), among, count).numpy()
 
     return Sample(
         fine=from_reflectance(np.concatenate([whole(inner.fine_before), whole(inner.fine_after)])),
@@ -285,8 +294,11 @@ def collect(
     seed: int,
     span: tuple[int, int] = (2, 96),
     distorted: bool = False,
+    bands: Sequence[str] | None = None,
 ) -> Iterator[Sample]:
     """``count`` samples of random triplets and regions, the same for the same seed; ``distorted`` at random.
+
+    ``bands`` as in :func:`read`.
 
     Raises
     ------
@@ -310,7 +322,7 @@ def collect(
         place = places[triplet.place]
         window = windows(place.landsat.shape, region, place.ratio, draw)
         distortion = Distortion.drawn(len(place.landsat.bands), draw) if distorted else None
-        sample = read(place, triplet, window, halo, distortion)
+        sample = read(place, triplet, window, halo, distortion, bands)
         if sample is not None:
             found += 1
             yield sample
