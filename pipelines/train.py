@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 import xarray as xr
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.console import err, main, out
+from pipelines.console import Steps, main, out
 from stfgan_xr import store, training
 from stfgan_xr.benchmarks import NAMES as SETS
 from stfgan_xr.benchmarks import Benchmark, read_benchmark
@@ -23,10 +21,6 @@ from stfgan_xr.learning import GANS, Gan, Recipe
 from stfgan_xr.plots import loss_curves
 from stfgan_xr.predictors.stages import ANCHORS, SCHEDULES, AnchorName, Schedule
 from stfgan_xr.simulate import world_of
-
-LINES = 20
-"""Plain lines of a run that is not on a terminal."""
-
 
 Cubes = tuple[xr.Dataset, xr.Dataset]
 
@@ -48,26 +42,6 @@ def _cubes(
     cubes = [(store.open_cube(run / "landsat.zarr"), store.open_cube(run / "modis.zarr")) for run in folders]
     worlds = [world_of(run) if truth else None for run in folders]
     return cubes, [None if world is None else world.reflectance for world in worlds]
-
-
-class _Shown:
-    """Steps done, the error of each stage as a share of the anchor's, and time left."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total} steps"),
-                   TextColumn("{task.fields[text]}"), TimeRemainingColumn(compact=True))  # fmt: skip
-        self.bar = Progress(*columns, console=err) if err.is_terminal else None
-        self.task = self.bar.add_task("training", total=None, text="") if self.bar else None
-        self.recent: list[tuple[float, float]] = []
-
-    def __call__(self, done: int, total: int, losses: Mapping[str, float]) -> None:
-        self.recent = [*self.recent[-99:], (losses["mse_stage2"], losses["mse_anchor"])]
-        ratio = (sum(a for a, _ in self.recent) / max(sum(b for _, b in self.recent), 1e-12)) ** 0.5
-        text = f"RMSE {ratio:.3f} of the anchor's"
-        if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=done, total=total, text=text)
-        elif done % max(1, total // LINES) == 0 or done == total:
-            err.print(f"training: {done}/{total} steps, {text}")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
@@ -154,8 +128,7 @@ def command(
     chosen = read_benchmark(benchmark, root, split) if benchmark or root or split else None
     cubes, truths = _cubes(cube, pairs, chosen, truth)
     limit_threads(cores())
-    shown = _Shown()
-    with shown.bar or nullcontext():
+    with Steps("training") as shown:
         facts = training.train(
             cubes, out_folder, recipe, weights=weights, truths=truths, bands=names, width=width,
             schedule=cast(Schedule | None, schedule), anchor=cast(AnchorName | None, anchor), half=half,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from stfgan_xr.errors import InputError, StfganError
+from stfgan_xr.errors import Diverged, InputError
 from stfgan_xr.predictors.networks import SCALE, Discriminator, crop
 from stfgan_xr.predictors.stages import (
     Architecture,
@@ -395,7 +395,7 @@ def train_step(run: Run, step: Step, batch: Batch) -> dict[str, float]:
     run.optimiser.step()
     run.average.update_parameters(run.network)
     if not math.isfinite(total.item()):
-        raise StfganError(f"training diverged in step {step.number}; lower the learning rate")
+        raise Diverged(f"training diverged in step {step.number}; lower the learning rate")
     return losses | of_generators
 
 

@@ -5,6 +5,7 @@ Randomness comes from the seed and the number of the step only, so a resumed run
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from stfgan_xr import checkpoint, gate, samples
 from stfgan_xr.brackets import band_names, series
-from stfgan_xr.errors import InputError
+from stfgan_xr.errors import Diverged, InputError, NothingToDo
+from stfgan_xr.files import write_json
 from stfgan_xr.grid import Halo, tile_step
 from stfgan_xr.landscape import Truth
 from stfgan_xr.learning import Batch, Recipe, Run, Step, predict, rmse, train_step
@@ -326,3 +328,99 @@ def _finish(plan: Plan, run: Run, best: Best, half: bool, blocks: int) -> dict[s
     facts["withheld"] = gate.compare(compared(path), places, recipe.seed, blocks, others=others)
     checkpoint.save(path, tensors, config | {"training": facts})
     return facts
+
+
+def adaptation(cubes: Cubes, minutes: float, seed: int = 0) -> Recipe:
+    """How weights are adapted: gentle steps without critics on patches that fit, all samples as they are.
+
+    Nothing is chosen by checks on withheld acquisitions, which are few and decide in the end.
+
+    Raises
+    ------
+    NothingToDo
+        If a region is narrower than the smallest patch.
+    """
+    landsat, modis = cubes[0]
+    step = tile_step(landsat.sizes["y"] // modis.sizes["y"])
+    smallest = min(landsat.sizes[axis] for landsat, _ in cubes for axis in ("y", "x"))
+    if smallest < step:
+        raise NothingToDo(f"the area is narrower than a patch of {step} pixels")
+    patch = max(min(smallest, 128) // step, 1) * step
+    return Recipe(
+        gan="none", minutes=minutes, batch=4, patch=patch, samples=64, region=2 * patch, optimiser="adam",
+        decay="cosine", distorted=False, seed=seed,
+    )  # fmt: skip
+
+
+def adapt(
+    cubes: Cubes,
+    weights: str | Path,
+    out: str | Path,
+    minutes: float = 5.0,
+    *,
+    bands: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: Shown | None = None,
+) -> dict[str, Any]:
+    """Train weights on with the acquisitions of a region that they are for, and tell whether that made them better.
+
+    Every fifth acquisition is withheld: it is not trained on, and decides at the end. The same call again resumes; a
+    finished adaptation is not repeated.
+
+    Parameters
+    ----------
+    cubes, bands, progress
+        As for :func:`train`.
+    weights
+        Checkpoint to start from, or ``"shipped"``.
+    out
+        Folder for the adapted weights, the state and ``adaptation.json``.
+    minutes
+        Length of the training proper.
+
+    Returns
+    -------
+    dict
+        ``used``: whether the adapted weights, ``out/stfgan.safetensors``, have a smaller error on the withheld
+        acquisitions than both their anchor and the weights they came from; ``why``; ``weights``: SHA-256 of those to
+        use; ``from`` and ``adapted``: of both; ``withheld``: the scores (:func:`stfgan_xr.gate.compare`); ``recipe``.
+        Where the acquisitions are too few or too cloudy, only ``used`` (false), ``why``, ``weights`` and ``from``.
+
+    Raises
+    ------
+    InputError
+        If the weights cannot be read or are for other bands, or ``out`` holds another adaptation.
+    """
+    path = _resolve(weights)
+    sha256 = checkpoint.read_config(path)["sha256"]
+    try:
+        plan = _plan(cubes, out, adaptation(cubes, minutes, seed), path, bands)
+        return _adapt(plan, sha256, progress)
+    except (NothingToDo, Diverged) as error:
+        return {"used": False, "why": str(error), "from": sha256, "weights": sha256}
+
+
+def _adapt(plan: Plan, sha256: str, progress: Shown | None) -> dict[str, Any]:
+    file = plan.folder.checkpoint.with_name("adaptation.json")
+    if file.is_file():
+        found: dict[str, Any] = json.loads(file.read_bytes())
+        plan.folder.refuse_other(found["recipe"])
+        return found
+    if not plan.withheld():
+        raise NothingToDo("no acquisition is clear enough to be withheld and decide")
+    scores = _run(plan, False, progress, blocks=40)["withheld"]
+    errors, own = scores["rmse"], plan.architecture.anchor
+    rivals = {"from": "the weights it began from", own if own in errors else "progress": "its anchor"}
+    better = [text for name, text in rivals.items() if not errors["stfgan"] < errors[name]]
+    adapted = checkpoint.read_config(plan.folder.checkpoint)["sha256"]
+    found = {
+        "used": not better,
+        "why": f"its error is {'not ' if better else ''}smaller than that of {' and '.join(better or rivals.values())}",
+        "weights": sha256 if better else adapted,
+        "from": sha256,
+        "adapted": adapted,
+        "withheld": scores,
+        "recipe": plan.folder.identity,
+    }
+    write_json(file, found)
+    return found

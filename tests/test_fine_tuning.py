@@ -1,4 +1,4 @@
-"""Training that starts from weights, and that is checked on withheld days while it goes on."""
+"""Training that starts from weights, is checked on withheld days while it goes on, and adapts weights to a place."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from stfgan_xr import checkpoint, training
-from stfgan_xr.errors import InputError
+from stfgan_xr.errors import Diverged, InputError
 from stfgan_xr.learning import Recipe
-from stfgan_xr.predictors.stages import Architecture
+from stfgan_xr.predictors.stages import Architecture, Network
 from stfgan_xr.predictors.stfgan import load, restore
+from stfgan_xr.state import weights_of
 from tests.synthetic import Scene
 from tests.test_stfgan import random_checkpoint
-from tests.test_training import ACQUIRED, RECIPE, Broken, losses
+from tests.test_training import ACQUIRED, RECIPE, Broken, Damped, losses
 
 TINY = replace(RECIPE, steps=2, learning_rate=1e-5, distorted=False)
 FOUR = ("green", "red", "nir", "swir1")
@@ -209,3 +210,113 @@ def test_patience_without_anything_withheld_is_refused(tmp_path: Path) -> None:
     assert json.loads(json.dumps(train(few, tmp_path, TINY, width=4)))["withheld"]["blocks"] == 0
     with pytest.raises(InputError, match="out of range"):
         Recipe(patience=-1)
+
+
+QUICK = replace(RECIPE, steps=60, learning_rate=3e-3, distorted=False)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adaptations of few, large steps."""
+    monkeypatch.setattr(training, "adaptation", lambda *_: QUICK)
+
+
+def untrained(folder: Path) -> Path:
+    """Weights that give their anchor."""
+    network = Network(Architecture(("red", "nir"), 4))
+    return checkpoint.save(folder / "untrained", weights_of(network), network.architecture.to_config())
+
+
+def adapt(scene: Scene, weights: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    return training.adapt([(scene.landsat, scene.modis)], weights, out, 0.01, **settings)
+
+
+@pytest.mark.usefixtures("quick")
+def test_adapted_weights_that_are_better_are_used_and_not_made_again(tmp_path: Path) -> None:
+    damped = Damped(64, 64, acquired=ACQUIRED, cloud=0.1, gap=0)
+    weights = untrained(tmp_path)
+    found = adapt(damped, weights, tmp_path / "adapted")
+    assert found["used"]
+    errors = found["withheld"]["rmse"]
+    assert errors["stfgan"] < min(errors["from"], errors["progress"])
+    assert errors.keys() == {"stfgan", "from", "progress", "delta", "linear"}
+    assert found["weights"] == found["adapted"] == checkpoint.read_config(tmp_path / "adapted")["sha256"]
+    assert found["from"] == checkpoint.read_config(weights)["sha256"]
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "adapted").rglob("*")}
+    assert adapt(damped, weights, tmp_path / "adapted") == found
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "adapted").rglob("*")} == files
+
+
+def test_adapted_weights_that_are_not_better_are_not_used(scene: Scene, weights: Path, tmp_path: Path) -> None:
+    found = adapt(scene, weights, tmp_path / "adapted")  # random weights: a few gentle steps cannot mend them
+    errors = found["withheld"]["rmse"]
+    assert not found["used"]
+    assert errors["stfgan"] >= min(errors["from"], errors["progress"])
+    assert found["weights"] == found["from"] == checkpoint.read_config(weights)["sha256"] != found["adapted"]
+    assert "not smaller than that of" in found["why"]
+    with pytest.raises(InputError, match="another minutes"):
+        training.adapt([(scene.landsat, scene.modis)], weights, tmp_path / "adapted", 7.0)
+
+
+@pytest.mark.usefixtures("quick")
+def test_withheld_acquisitions_do_not_change_adapted_weights(
+    scene: Scene, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "adaptation", lambda *_: replace(QUICK, steps=4))
+    other = Scene(64, 64, acquired=ACQUIRED, cloud=0.15, gap=0.05)
+    place = training.corpus([(scene.landsat, scene.modis)])[0]
+    withheld = [place.landsat.days.index(day) for day in place.withheld]
+    other.landsat.red.values[withheld] = 4321
+    one, two = adapt(scene, weights, tmp_path / "a"), adapt(other, weights, tmp_path / "b")
+    assert one["adapted"] == two["adapted"]
+    assert one["withheld"] != two["withheld"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_broken_adaptation_is_gone_on_with(
+    scene: Scene, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "adaptation", lambda *_: replace(QUICK, steps=6))
+    seen: list[int] = []
+
+    def broken(number: int, *_: Any) -> None:
+        if number == 4:
+            raise Broken
+
+    whole = adapt(scene, weights, tmp_path / "whole")
+    with pytest.raises(Broken):
+        adapt(scene, weights, tmp_path / "broken", progress=broken)
+    assert adapt(scene, weights, tmp_path / "broken", progress=lambda number, *_: seen.append(number)) == whole
+    assert seen[0] > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"acquired": (3, 20)}, "clear enough to be withheld"),
+        ({"acquired": (3, 12, 20)}, "clear enough to be withheld"),
+        ({"acquired": ACQUIRED, "cloud": 1.0}, "clear enough to be withheld"),
+        ({"acquired": ACQUIRED, "height": 8, "width": 8, "ratio": 8}, "narrower than a patch"),
+    ],
+    ids=str,
+)
+def test_without_enough_to_adapt_to_the_weights_stay(
+    weights: Path, tmp_path: Path, settings: dict[str, Any], why: str
+) -> None:
+    found = adapt(Scene(**({"height": 64, "width": 64} | settings)), weights, tmp_path / "adapted")
+    assert not found["used"]
+    assert why in found["why"]
+    assert found["weights"] == checkpoint.read_config(weights)["sha256"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_adaptation_that_diverges_leaves_the_weights(
+    scene: Scene, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: Any) -> dict[str, float]:
+        raise Diverged("training diverged in step 0; lower the learning rate")
+
+    monkeypatch.setattr(training, "train_step", diverge)
+    found = adapt(scene, weights, tmp_path)
+    assert not found["used"]
+    assert "diverged" in found["why"]
