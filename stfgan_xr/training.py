@@ -410,12 +410,13 @@ def _adapt(plan: Plan, sha256: str, progress: Shown | None) -> dict[str, Any]:
         raise NothingToDo("no acquisition is clear enough to be withheld and decide")
     scores = _run(plan, False, progress, blocks=40)["withheld"]
     errors, own = scores["rmse"], plan.architecture.anchor
-    rivals = {"from": "the weights it began from", own if own in errors else "progress": "its anchor"}
+    rivals = {"from": "the weights they began from", own if own in errors else "progress": "their anchor"}
     better = [text for name, text in rivals.items() if not errors["stfgan"] < errors[name]]
+    smaller = "not smaller" if better else "smaller"
     adapted = checkpoint.read_config(plan.folder.checkpoint)["sha256"]
     found = {
         "used": not better,
-        "why": f"its error is {'not ' if better else ''}smaller than that of {' and '.join(better or rivals.values())}",
+        "why": f"their error is {smaller} than that of {' and '.join(better or rivals.values())}",
         "weights": sha256 if better else adapted,
         "from": sha256,
         "adapted": adapted,
