@@ -12,9 +12,11 @@ import pytest
 
 from pipelines import train
 from pipelines.console import main
-from stfgan_xr import fusion, store
+from stfgan_xr import fusion, gate, store
 from stfgan_xr.predictors.methods import make
+from stfgan_xr.predictors.stages import Architecture
 from tests.synthetic import Scene, day
+from tests.test_stfgan import random_checkpoint
 
 SMALL = ["--width", "2", "--steps", "4", "--batch", "1", "--patch", "48", "--region", "64", "--samples", "3"]
 
@@ -55,6 +57,22 @@ def test_weights_of_the_command_fuse_a_cube(
     assert np.isfinite(fused.red.values).mean() > 0.9
 
 
+def test_the_command_starts_from_weights_and_is_patient(
+    cubes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gate, "RUNGS", (16,))
+    weights, out = random_checkpoint(tmp_path / "weights", Architecture(("red", "nir"), 2)), tmp_path / "out"
+    more = ["--from", str(weights), "--patience", "1", *SMALL[2:]]
+    assert run(["--cube", str(cubes), "--out", str(out), *more], monkeypatch) == 0
+    assert ", from 0." in capsys.readouterr().out
+    config = json.loads((out / "stfgan.json").read_text())
+    assert config["width"] == 2
+    assert config["training"]["from"] == json.loads(weights.with_suffix(".json").read_text())["sha256"]
+    assert config["training"]["patience"] == 1
+    assert run(["--cube", str(cubes), "--out", str(out), *more, "--width", "4"], monkeypatch) == 2
+    assert "was trained with width 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -66,6 +84,9 @@ def test_weights_of_the_command_fuse_a_cube(
         (["--cube", "CUBES", "--patch", "50"], "multiples"),
         (["--cube", "CUBES", "--patch", "512", "--region", "512"], "do not fit"),
         (["--pairs", "nowhere.toml"], "nowhere.toml"),
+        (["--cube", "CUBES", "--from", "nowhere.safetensors"], "no such checkpoint"),
+        (["--cube", "CUBES", "--patience", "-1"], "--patience"),
+        (["--cube", "CUBES", "--minutes", "0"], "minutes"),
     ],
 )
 def test_bad_input_is_one_line(
