@@ -23,6 +23,7 @@ SMALL = ["--width", "2", "--steps", "4", "--batch", "1", "--patch", "48", "--reg
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    monkeypatch.setattr(train, "limit_threads", lambda _: None)
     with pytest.raises(SystemExit) as stop:
         main(train.command)
     return int(stop.value.code or 0)
