@@ -109,7 +109,7 @@ class Folder:
         InputError
             If the folder holds a run of another recipe, other weights or other cubes, or its state is damaged.
         """
-        newest = max(self.training.glob("state-*.json"), default=None)
+        newest = max(self.training.glob("state*.json"), default=None)  # also those of earlier versions, to refuse them
         if newest is None:
             return None
         config = checkpoint.read_config(newest)

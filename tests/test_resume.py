@@ -112,3 +112,12 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
     state.write_bytes(state.read_bytes()[:-1] + b"\x01")
     with pytest.raises(InputError, match="SHA-256"):
         training.train(cubes, tmp_path, recipe, width=4)
+
+
+def test_a_state_of_an_earlier_version_is_refused_and_not_trained_over(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    scene = Scene(64, 64, acquired=ACQUIRED, cloud=0.15, gap=0.05)
+    old = {"method": "stfgan-training", "bands": ["red"], "identity": {"seed": 3}, "step": 5, "total": 9}
+    checkpoint.save(tmp_path / "training" / "state", {"a": np.zeros(1, np.float32)}, old)
+    with pytest.raises(InputError, match="choose another --out"):
+        training.train([(scene.landsat, scene.modis)], tmp_path, RECIPE, width=4)
