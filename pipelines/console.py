@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import typer
@@ -21,6 +22,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 INTERRUPTED, TERMINATED, UNEXPECTED = 130, 143, 1
 LINE_SECONDS = 10.0
+LINES = 20
+"""Plain lines of a training that is not on a terminal."""
 
 
 def _complain(message: str) -> None:
@@ -104,6 +107,36 @@ def _lines(label: str, results: Iterable[Any], total: int, megapixels: float) ->
             err.print(f"{label}: {done}/{total} blocks, {done * megapixels / elapsed:.3g} Mpx/s, {left:.0f} s left")
             last = now
         yield result
+
+
+class Steps:
+    """Steps of a training: how many are done, the error of stage 2 as a share of the anchor's, and time left."""
+
+    def __init__(self, label: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total} steps"),
+                   TextColumn("{task.fields[text]}"), TimeRemainingColumn(compact=True))  # fmt: skip
+        self.label, self.recent = label, deque[tuple[float, float]](maxlen=100)
+        self.bar = Progress(*columns, console=err) if err.is_terminal else None
+        self.task = self.bar.add_task(label, total=None, text="") if self.bar else None
+
+    def __enter__(self) -> Steps:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, done: int, total: int, losses: Mapping[str, float]) -> None:
+        """Show the losses of a step."""
+        self.recent.append((losses["mse_stage2"], losses["mse_anchor"]))
+        ratio = (sum(a for a, _ in self.recent) / max(sum(b for _, b in self.recent), 1e-12)) ** 0.5
+        text = f"RMSE {ratio:.3f} of the anchor's"
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done, total=total, text=text)
+        elif done % max(1, total // LINES) == 0 or done == total:
+            err.print(f"{self.label}: {done}/{total} steps, {text}")
 
 
 def track(label: str, results: Iterable[Any], total: int, megapixels: float) -> Iterator[Any]:

@@ -131,6 +131,7 @@ def check_folder(folder: Folder, wanted: dict[str, Any], overwrite: bool) -> dic
     if overwrite and content is not None:
         for name in ("landsat.zarr", "modis.zarr", "fused.zarr"):
             store.remove(folder / name)
+        (folder / "adapted").delete(last="adaptation.json")
         for name in (ITEMS, RUN):
             folder.delete_file(name)
         return {}

@@ -69,11 +69,13 @@ def _against_truth(run: Folder, world: World, predictors: Mapping[str, Predictor
     landsat, modis = _cubes(run, None)
     cube = store.open_cube(run / "fused.zarr")
     days = evaluation.spread(evaluation.fused_days(cube), count)
-    request = json.loads(run.read("run.json") or b"")["request"]
+    document = json.loads(run.read("run.json") or b"")
+    request = document["request"]
+    weights = document.get("adaptation", {}).get("weights", request["model"])
     bands = next(iter(predictors.values())).bands
     fused: dict[str, xr.Dataset] = {}
     for name, predictor in predictors.items():
-        same = request["method"] == name and request["model"] == getattr(predictor, "sha256", None)
+        same = request["method"] == name and weights == getattr(predictor, "sha256", None)
         options = {name: request[name] for name in ("bracket_days", "keep_observed")}
         lazy = fusion.fuse(landsat, modis, predictor, days, uncertainty=known(predictor) is not None, **options)
         stored = [variable for variable in (*bands, "qa", *(f"std_{band}" for band in bands)) if variable in cube]

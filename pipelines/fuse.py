@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines import cubes
-from pipelines.console import err, main, out
+from pipelines.console import Steps, err, main, out
 from pipelines.imagery import RUN, Request, Source, make_request, open_source
 from stfgan_xr import __version__, fusion, store
 from stfgan_xr import days as calendar
-from stfgan_xr.cluster import connect
+from stfgan_xr.cluster import connect, cores, limit_threads
 from stfgan_xr.errors import InputError, NothingToDo
-from stfgan_xr.files import Folder, as_folder
+from stfgan_xr.files import Folder, LocalFolder, as_folder
 from stfgan_xr.grid import describe
 from stfgan_xr.predictors.methods import METHODS, make
 from stfgan_xr.predictors.uncertainty import calibrated
@@ -33,7 +33,15 @@ Model = Annotated[Path | None, typer.Option(help="Trained weights (.safetensors)
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder and what is done in it."""
+    """A run folder and what is done in it.
+
+    Attributes
+    ----------
+    model
+        SHA-256 of the weights that were asked for; those of the predictor may be adapted from them.
+    adapt
+        Minutes that they are adapted for, if they are.
+    """
 
     folder: Folder
     request: Request
@@ -42,12 +50,15 @@ class Run:
     keep_observed: bool
     tile: int = 1024
     uncertainty: bool = False
+    model: str | None = None
+    adapt: float | None = None
 
     def identity(self) -> dict[str, Any]:
         """Parameters that must be the same for the folder to be gone on with."""
         return self.request.identity() | {
             "method": self.method,
-            "model": getattr(self.predictor, "sha256", None),
+            "model": self.model,
+            "adapt": self.adapt,
             "keep_observed": self.keep_observed,
             "uncertainty": calibrated(self.predictor).uncertainty.digest if self.uncertainty else None,
         }
@@ -88,6 +99,8 @@ def _show_plan(run: Run, source: Source) -> None:
     out.print(f"MODIS   {len(source.modis['time'])} days of {source.modis.odc.geobox.shape.x} x "
               f"{source.modis.odc.geobox.shape.y} cells")  # fmt: skip
     out.print(f"method  {run.method}, halo {run.predictor.halo.fine} pixels and {run.predictor.halo.coarse} cells")
+    if run.adapt is not None:
+        out.print(f"adapt   {run.adapt:g} minutes of training first")
     for name, layout in layouts.items():
         count = sum(1 for _ in layout.blocks())
         out.print(
@@ -114,15 +127,59 @@ def _finished(run: Run, document: dict[str, Any]) -> bool:
     return True
 
 
+def _adapted(run: Run, landsat: xr.Dataset, modis: xr.Dataset, ratio: int) -> tuple[Run, dict[str, Any]]:
+    """The run with the better weights, its own or those adapted to its acquisitions, and what was found."""
+    from stfgan_xr.predictors.stfgan import STFGAN
+    from stfgan_xr.training import adapt
+
+    assert isinstance(run.predictor, STFGAN)
+    assert isinstance(run.folder, LocalFolder)
+    assert run.adapt is not None
+    limit_threads(cores())
+    folder = run.folder.path / "adapted"
+    with Steps("adapting") as shown:
+        found = adapt(
+            [(landsat, modis)], run.predictor.path, folder, run.adapt, bands=run.request.bands, progress=shown
+        )
+    out.print(f"adapted weights are {'' if found['used'] else 'not '}used: {found['why']}", markup=False)
+    if "withheld" in found:
+        names = {"stfgan": "adapted", "from": "not adapted"}
+        scores = ", ".join(f"{names.get(name, name)} {rmse:.4f}" for name, rmse in found["withheld"]["rmse"].items())
+        out.print(f"RMSE on the withheld days ({found['withheld']['blocks']} blocks): {scores}")
+    if found["used"]:
+        run = replace(run, predictor=make(run.method, run.request.bands, folder / "stfgan.safetensors", ratio))
+    return run, {"adaptation": found}
+
+
 def _execute(run: Run, source: Source, client: Any) -> dict[str, Any]:
+    """Write what is missing of the cubes; what is to be said of it in ``run.json``."""
     states = cubes.write_cubes(source, run.folder, client)
     landsat, modis = (store.open_cube(run.folder / name) for name in ("landsat.zarr", "modis.zarr"))
+    run, facts = (run, {}) if run.adapt is None else _adapted(run, landsat, modis, source.ratio)
     job = run.job(landsat, modis)
-    identity = run.identity() | {"inputs": {name: state["sha256"] for name, state in states.items()}}
+    identity = run.identity() | {
+        "model": getattr(run.predictor, "sha256", None),
+        "inputs": {name: state["sha256"] for name, state in states.items()},
+    }
     attributes = {"title": f"Daily Landsat-like reflectance by {run.method}", "source": json.dumps(source.origin)}
     pending = store.prepare(run.result, job.layout, identity, attributes, source.region)
     cubes.write_blocks(f"fused.zarr ({run.method})", job.write_tasks(run.result, pending), pending, job.layout, client)
-    return states | {"fused.zarr": store.seal(run.result)}
+    return facts | {"cubes": states | {"fused.zarr": store.seal(run.result)}}
+
+
+def _minutes(adapt: bool, minutes: float | None, method: str, folder: Folder) -> float | None:
+    """How long weights are to be adapted, None if they are not."""
+    if minutes is not None and not adapt:
+        raise InputError("--adapt-minutes goes with --adapt")
+    if not adapt:
+        return None
+    if method != "stfgan":
+        raise InputError(f"--adapt: {method} has no weights; leave it out")
+    if not isinstance(folder, LocalFolder):
+        raise InputError(f"--adapt: training needs a local run folder, not {folder}")
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise InputError(f"--adapt-minutes {minutes}: must be positive")
+    return 5.0 if minutes is None else minutes
 
 
 def command(
@@ -147,6 +204,14 @@ def command(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Add the standard deviation of every pixel, std_BAND.")
     ] = False,
+    adapt: Annotated[
+        bool,
+        typer.Option(
+            "--adapt",
+            help="Train the weights on with the run's own Landsat first, and use them if that made them better.",
+        ),
+    ] = False,
+    adapt_minutes: Annotated[float | None, typer.Option(help="How long, with --adapt. Default: 5.")] = None,
     tile: Annotated[
         int, typer.Option(min=64, max=8192, help="Largest side of a block in fine pixels: smaller needs less memory.")
     ] = 1024,
@@ -160,8 +225,8 @@ def command(
 ) -> None:
     """Fuse Landsat and MODIS into a Landsat-like image of every day of an area.
 
-    The run folder holds items.json, landsat.zarr, modis.zarr, fused.zarr and run.json. The same command again resumes;
-    a finished run is left alone; other parameters on the same folder are refused.
+    The run folder holds items.json, landsat.zarr, modis.zarr, fused.zarr and run.json, and adapted/ with --adapt. The
+    same command again resumes; a finished run is left alone; other parameters on the same folder are refused.
     """
     if cluster not in ("local", "cuda"):
         raise InputError(f"--cluster {cluster!r} is unknown; choose local or cuda, or name a running --scheduler")
@@ -171,9 +236,10 @@ def command(
         dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days, collections, max_cloud,
         allow_missing, bandpass,
     )  # fmt: skip
-    run = Run(
-        as_folder(out_folder), request, method, make(method, request.bands, model), keep_observed, tile, uncertainty
-    )
+    folder, predictor = as_folder(out_folder), make(method, request.bands, model)
+    minutes = _minutes(adapt, adapt_minutes, method, folder)
+    own = getattr(predictor, "sha256", None)
+    run = Run(folder, request, method, predictor, keep_observed, tile, uncertainty, own, minutes)
     document = cubes.check_folder(run.folder, run.identity(), overwrite)
     if _finished(run, document):
         return
@@ -187,9 +253,9 @@ def command(
     with connect(cubes.default_workers(workers), scheduler, cluster) if several else nullcontext() as client:
         if client is not None:
             err.print(f"dashboard: {client.dashboard_link}")
-        states = _execute(run, source, client)
+        facts = _execute(run, source, client)
     coverage = _coverage(run.result)
-    document = run.document(status="complete", coverage=coverage, cubes=states, **source.origin)
+    document = run.document(status="complete", coverage=coverage, **facts, **source.origin)
     run.folder.write_json(RUN, document)
     if coverage == 0:
         raise NothingToDo(

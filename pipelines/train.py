@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 import xarray as xr
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.console import err, main, out
+from pipelines.console import Steps, main, out
 from stfgan_xr import store, training
 from stfgan_xr.benchmarks import NAMES as SETS
 from stfgan_xr.benchmarks import Benchmark, read_benchmark
@@ -23,10 +21,6 @@ from stfgan_xr.learning import GANS, Gan, Recipe
 from stfgan_xr.plots import loss_curves
 from stfgan_xr.predictors.stages import ANCHORS, SCHEDULES, AnchorName, Schedule
 from stfgan_xr.simulate import world_of
-
-LINES = 20
-"""Plain lines of a run that is not on a terminal."""
-
 
 Cubes = tuple[xr.Dataset, xr.Dataset]
 
@@ -48,26 +42,6 @@ def _cubes(
     cubes = [(store.open_cube(run / "landsat.zarr"), store.open_cube(run / "modis.zarr")) for run in folders]
     worlds = [world_of(run) if truth else None for run in folders]
     return cubes, [None if world is None else world.reflectance for world in worlds]
-
-
-class _Shown:
-    """Steps done, the error of each stage as a share of the anchor's, and time left."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total} steps"),
-                   TextColumn("{task.fields[text]}"), TimeRemainingColumn(compact=True))  # fmt: skip
-        self.bar = Progress(*columns, console=err) if err.is_terminal else None
-        self.task = self.bar.add_task("training", total=None, text="") if self.bar else None
-        self.recent: list[tuple[float, float]] = []
-
-    def __call__(self, done: int, total: int, losses: Mapping[str, float]) -> None:
-        self.recent = [*self.recent[-99:], (losses["mse_stage2"], losses["mse_anchor"])]
-        ratio = (sum(a for a, _ in self.recent) / max(sum(b for _, b in self.recent), 1e-12)) ** 0.5
-        text = f"RMSE {ratio:.3f} of the anchor's"
-        if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=done, total=total, text=text)
-        elif done % max(1, total // LINES) == 0 or done == total:
-            err.print(f"training: {done}/{total} steps, {text}")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
@@ -92,11 +66,17 @@ def command(
         "weights"
     ),
     bands: Annotated[str | None, typer.Option(help="Comma list of bands. Default: all of the cubes.")] = None,
-    width: Annotated[int, typer.Option(min=1, max=512, help="Channels inside the networks; 64 is the paper's.")] = 64,
-    schedule: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULES)}.")] = "same-grid",
+    weights: Annotated[
+        str | None,
+        typer.Option("--from", help="Weights to start from (.safetensors), or shipped; the architecture is theirs."),
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, max=512, help="Channels inside the networks. Default: 64, the paper's.")
+    ] = None,
+    schedule: Annotated[str | None, typer.Option(help=f"One of {', '.join(SCHEDULES)}. Default: same-grid.")] = None,
     anchor: Annotated[
-        str, typer.Option(help="What is corrected: progress or delta; none: the paper's form.")
-    ] = "progress",
+        str | None, typer.Option(help="What is corrected: progress (default) or delta; none: the paper's form.")
+    ] = None,
     gan: Annotated[str, typer.Option(help=f"Adversarial part: one of {', '.join(GANS)}.")] = "wgan-clip",
     steps: Annotated[int, typer.Option(min=1, help="Steps, unless --minutes is given.")] = 20_000,
     minutes: Annotated[
@@ -115,34 +95,44 @@ def command(
     distorted: Annotated[bool, typer.Option(help="Distort samples at random, so that weights hold elsewhere.")] = True,
     subsets: Annotated[bool, typer.Option(help="Make weights that work on any of the bands.")] = False,
     truth: Annotated[bool, typer.Option(help="Train towards the truth of simulated runs.")] = True,
+    patience: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help=f"End after so many of the {training.SAVES} checks without gain, and keep the "
+            "weights of the best one. 0: never.",
+        ),
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
 ) -> None:
     """Train both stages of STFGAN; the same command again resumes, with the losses of an unbroken run.
 
-    Every fifth acquisition is withheld and never trained on; at the end the weights, linear and delta are compared on
-    those days. The folder holds stfgan.safetensors, stfgan.json, and training/ with the state, losses.csv and
-    losses.png. Use the weights with  pipelines.fuse --model OUT/stfgan.safetensors.
+    Every fifth acquisition is withheld and never trained on. Twenty times on the way the weights are checked on patches
+    of those days, and at the end they, linear and delta are compared on them. The folder holds stfgan.safetensors,
+    stfgan.json, and training/ with the state, losses.csv and losses.png. Use the weights with
+    pipelines.fuse --model OUT/stfgan.safetensors.
     """
-    _one_of("schedule", schedule, SCHEDULES)
-    _one_of("anchor", anchor, ANCHORS)
+    _one_of("schedule", schedule or SCHEDULES[0], SCHEDULES)
+    _one_of("anchor", anchor or ANCHORS[0], ANCHORS)
     _one_of("gan", gan, GANS)
     _one_of("optimiser", optimiser, ("rmsprop", "adam"))
     _one_of("decay", decay, ("step", "cosine"))
     recipe = Recipe(
         gan=cast(Gan, gan), steps=steps, minutes=minutes, batch=batch, patch=patch, margin=margin, samples=samples,
         region=region, optimiser=cast(Any, optimiser), learning_rate=learning_rate,
-        decay=cast(Any, decay), span=(shortest, longest), distorted=distorted, subsets=subsets, seed=seed,
+        decay=cast(Any, decay), span=(shortest, longest), distorted=distorted, subsets=subsets, patience=patience,
+        seed=seed,
     )  # fmt: skip
     names = tuple(part.strip() for part in bands.split(",")) if bands else None
     chosen = read_benchmark(benchmark, root, split) if benchmark or root or split else None
     cubes, truths = _cubes(cube, pairs, chosen, truth)
     limit_threads(cores())
-    shown = _Shown()
-    with shown.bar or nullcontext():
+    with Steps("training") as shown:
         facts = training.train(
-            cubes, out_folder, recipe, truths=truths, bands=names, width=width, schedule=cast(Schedule, schedule),
-            anchor=cast(AnchorName, anchor), half=half, progress=shown,
+            cubes, out_folder, recipe, weights=weights, truths=truths, bands=names, width=width,
+            schedule=cast(Schedule | None, schedule), anchor=cast(AnchorName | None, anchor), half=half,
+            progress=shown,
         )  # fmt: skip
     loss_curves(out_folder / "training" / "losses.csv", out_folder / "training" / "losses.png")
     _report(out_folder, facts)

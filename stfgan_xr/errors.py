@@ -36,6 +36,10 @@ class ResourceError(StfganError):
     exit_code = 5
 
 
+class Diverged(StfganError):
+    """Training came to numbers that are not finite."""
+
+
 class IncompleteError(StfganError):
     """A cube is unfinished or damaged."""
 

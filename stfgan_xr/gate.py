@@ -3,7 +3,8 @@ is off there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from stfgan_xr.predictors.simple import Delta, Linear, to_tensors
 from stfgan_xr.predictors.stages import Architecture, Margins, Network, Targets, stage1, stage2, start, to_pair
 from stfgan_xr.predictors.stfgan import STFGAN
 from stfgan_xr.predictors.uncertainty import Uncertainty
-from stfgan_xr.samples import Place, Triplet, interval_of, observation_of, read, target_of, triplets, windows
+from stfgan_xr.samples import Place, Sample, Triplet, interval_of, observation_of, read, target_of, triplets, windows
 
 RUNGS = (16, 32, 48, 64, 80, 96, 112, 128, 144)
 """Pixels of a stage's own grid that its coarse branch is tried with."""
@@ -46,14 +47,14 @@ def ladder(architecture: Architecture) -> Iterator[Halo]:
     yield exact
 
 
-def _predict(network: Network, bracket: Bracket, coarse: CoarseWindow) -> npt.NDArray[np.float32]:
-    """The target days of a window with the bracket's halo."""
+def _predict(network: Network, bracket: Bracket, coarse: CoarseWindow, among: Sequence[int]) -> npt.NDArray[np.float32]:
+    """The target days of a window with the bracket's halo, its bands at the places ``among`` the network's."""
     architecture, device = network.architecture, torch.device("cpu")
     with torch.inference_mode():
         margins = Margins.within(architecture, bracket.halo, bracket.ratio)
-        started = start(network, to_pair(bracket, margins, architecture, device))
+        started = start(network, to_pair(bracket, margins, architecture, device, among))
         pace = architecture.pace(to_tensors(bracket, device), margins.result1)
-        targets = Targets.of(pace, coarse, coarse.days, device)
+        targets = Targets.of(pace, coarse, coarse.days, device).placed(among, len(architecture.bands))
         return stage2(network, started, stage1(network, started, targets)[1]).numpy()
 
 
@@ -75,7 +76,7 @@ def measure_halo(network: Network, places: Sequence[Place], seed: int = 0, count
     network
         Trained, not folded.
     places
-        Regions to draw the blocks from.
+        Regions to draw the blocks from, of any of the network's bands.
     count
         Number of blocks.
 
@@ -87,10 +88,11 @@ def measure_halo(network: Network, places: Sequence[Place], seed: int = 0, count
     folded, architecture = network.fold(), network.architecture
     exact = architecture.exact_halo(architecture.ratio)
     examples = list(_examples(places, exact, count, seed))
-    whole = [_predict(folded, *example) for example in examples]
+    among = [architecture.bands.index(band) for band in places[0].landsat.bands]
+    whole = [_predict(folded, *example, among) for example in examples]
     for halo in ladder(architecture):
         parts = [
-            _predict(folded, bracket.within(halo), coarse.crop(exact.coarse - halo.coarse))
+            _predict(folded, bracket.within(halo), coarse.crop(exact.coarse - halo.coarse), among)
             for bracket, coarse in examples
         ]
         if max(float(np.abs(a - b).max()) for a, b in zip(whole, parts, strict=True)) <= TOLERANCE:
@@ -119,6 +121,17 @@ def _withheld(places: Sequence[Place], size: int, draw: np.random.Generator) -> 
     return [cases[at] for at in draw.permutation(len(cases))]
 
 
+def withheld_samples(
+    places: Sequence[Place], size: int, halo: Halo, seed: int, bands: Sequence[str], count: int = 24
+) -> list[Sample]:
+    """At most ``count`` samples of withheld acquisitions, all of ``size`` pixels a side, with the networks' bands."""
+    cases = [
+        case for case in _withheld(places, size, np.random.default_rng([seed, 3])) if case[2].shape == (size, size)
+    ]
+    found = (read(*case, halo, bands=bands) for case in cases[: 4 * count])
+    return list(islice((sample for sample in found if sample is not None), count))
+
+
 def _squared_errors(predictor: Predictor, place: Place, triplet: Triplet, window: Window) -> tuple[float, int]:
     sample = read(place, triplet, window, Halo(fine=0, coarse=1))
     if sample is None:
@@ -130,7 +143,12 @@ def _squared_errors(predictor: Predictor, place: Place, triplet: Triplet, window
 
 
 def compare(
-    predictor: STFGAN, places: Sequence[Place], seed: int = 0, blocks: int = 200, size: int = 256
+    predictor: STFGAN,
+    places: Sequence[Place],
+    seed: int = 0,
+    blocks: int = 200,
+    size: int = 256,
+    others: Mapping[str, Predictor] | None = None,
 ) -> dict[str, Any]:
     """Root mean squared errors on the withheld acquisitions, of the network and of what it must beat.
 
@@ -138,6 +156,8 @@ def compare(
     ----------
     blocks, size
         At most so many blocks, of so many pixels a side, drawn at random.
+    others
+        Predictors by name to compare with, beside progress, delta and linear.
 
     Returns
     -------
@@ -151,6 +171,7 @@ def compare(
         "progress": Progress(predictor.bands, predictor.ratio),
         "delta": Delta(predictor.bands),
         "linear": Linear(predictor.bands),
+        **(others or {}),
     }
     sums = {
         name: np.array([_squared_errors(method, *case) for case in cases]).reshape(-1, 2)

@@ -7,7 +7,7 @@ after the other on the same patches.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from stfgan_xr.errors import InputError, StfganError
+from stfgan_xr.errors import Diverged, InputError
 from stfgan_xr.predictors.networks import SCALE, Discriminator, crop
 from stfgan_xr.predictors.stages import (
     Architecture,
@@ -78,6 +78,9 @@ class Recipe:
         Some samples lack some bands, and the weights work on any of them.
     average
         Decay of the moving average of the weights, which is what is kept; 0 keeps the last ones.
+    patience
+        Training ends after so many checks on withheld acquisitions without gain, and the best-checked weights are what
+        is kept; 0: it goes on to the end, whatever the checks say.
     seed
         Of everything random.
     """
@@ -99,6 +102,7 @@ class Recipe:
     distorted: bool = True
     subsets: bool = False
     average: float = 0.998
+    patience: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -110,6 +114,8 @@ class Recipe:
             raise InputError(f"decay {self.decay!r}: choose step or cosine")
         if min(self.steps, self.batch, self.patch, self.samples, self.region) < 1 or self.learning_rate <= 0:
             raise InputError("steps, batch, patch, samples, region and the learning rate must be positive")
+        if self.patience < 0 or (self.minutes is not None and not self.minutes > 0):
+            raise InputError(f"patience {self.patience}, minutes {self.minutes}: out of range")
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,11 @@ class Run:
                 mean.lerp_(value, 1 - decay)
             else:
                 mean.copy_(value)
+
+    def begin(self, network: Network) -> None:
+        """Start from the weights and statistics of a network."""
+        for own in (self.network, self.result):
+            own.load_state_dict(network.state_dict())
 
     @property
     def result(self) -> Network:
@@ -259,6 +270,16 @@ def predict(network: Network, batch: Batch, settled: bool) -> tuple[Stage, Stage
         Stage(inner, average(batch.target, step), usable(batch.clear, step)),
         Stage(stage2(network, started, middle), batch.target, batch.clear),
     )
+
+
+def rmse(batches: Sequence[Batch], image: Callable[[Batch], Tensor]) -> float:
+    """Root mean squared error (reflectance) of images over all that is clear in batches; 0 without any."""
+    squares = count = 0.0
+    with torch.no_grad():
+        for batch in batches:
+            squares += float(((image(batch) - batch.target).double().square() * batch.clear).sum())
+            count += float(batch.clear.sum())
+    return math.sqrt(squares / max(count, 1))
 
 
 def _critic_loss(gan: Gan, fake: Tensor, real: Tensor) -> Tensor:
@@ -377,7 +398,7 @@ def train_step(run: Run, step: Step, batch: Batch) -> dict[str, float]:
     run.optimiser.step()
     run.average.update_parameters(run.network)
     if not math.isfinite(total.item()):
-        raise StfganError(f"training diverged in step {step.number}; lower the learning rate")
+        raise Diverged(f"training diverged in step {step.number}; lower the learning rate")
     return losses | of_generators
 
 

@@ -166,22 +166,51 @@ def run_picture(
     figure.savefig(path, dpi=100)
 
 
+CURVES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "mean squared error (4 x reflectance²)",
+        "log",
+        (("mse_anchor", "anchor"), ("mse_stage1", "stage 1"), ("mse_stage2", "stage 2")),
+    ),
+    (
+        "RMSE on withheld days (reflectance)",
+        "linear",
+        (("rmse_withheld_anchor", "anchor"), ("rmse_withheld", "averaged weights")),
+    ),
+    (
+        "adversarial / content gradient",
+        "log",
+        (("gradient_ratio_stage1", "stage 1"), ("gradient_ratio_stage2", "stage 2")),
+    ),
+    ("critic loss", "linear", (("critic_stage1", "stage 1"), ("critic_stage2", "stage 2"))),
+)
+"""Panels of the losses: what they show, the scale of it, and columns with their names."""
+COLOURS = {"anchor": "0.4", "stage 1": "C0", "stage 2": "C1", "averaged weights": "C1"}
+
+
 def loss_curves(csv_path: Path, png_path: Path) -> None:
-    """Losses of a training run, a running mean of each column, stages apart."""
+    """Losses of a training run over its steps: errors of both stages and of the anchor as running means, the checks on
+    withheld days, how much the adversarial part counts, and the critics' losses; panels without a value say so."""
     with csv_path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    names = [name for name in (rows[0] if rows else {}) if name not in ("step", "learning_rate")]
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for name in names:
-        known = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
-        if len(known) > 1:
-            steps, values = (np.array(part) for part in zip(*known, strict=True))
-            axes.plot(steps, _smoothed(values), label=name, linewidth=1)
-    axes.set_yscale("symlog", linthresh=1e-5)
-    axes.set_xlabel("step")
-    axes.legend(fontsize=7)
+    for axes, (label, scale, columns) in zip(figure.subplots(2, 2, sharex=True).flat, CURVES, strict=True):
+        for column, name in columns:
+            known = [(int(row["step"]) + 1, float(row[column])) for row in rows if row.get(column)]
+            known = [(step, value) for step, value in known if value > 0 or scale != "log"]
+            if known:
+                steps, values = (np.array(part) for part in zip(*known, strict=True))
+                marker = "o" if len(steps) <= 100 else ""
+                colour = COLOURS[name]
+                axes.plot(steps, _smoothed(values), color=colour, marker=marker, markersize=3, linewidth=1, label=name)
+        if axes.lines:
+            axes.set_yscale(scale)
+            axes.legend(fontsize=8)
+        else:
+            axes.text(0.5, 0.5, "not measured in this run", transform=axes.transAxes, ha="center", color="0.4")
+        axes.set_ylabel(label)
+        axes.set_xlabel("step")
     figure.savefig(png_path, dpi=100)
 
 

@@ -234,9 +234,17 @@ def observation_of(place: Place, day: int, window: Window) -> tuple[npt.NDArray[
 
 
 def read(
-    place: Place, triplet: Triplet, window: Window, halo: Halo, distortion: Distortion | None = None
+    place: Place,
+    triplet: Triplet,
+    window: Window,
+    halo: Halo,
+    distortion: Distortion | None = None,
+    bands: Sequence[str] | None = None,
 ) -> Sample | None:
-    """The sample of a triplet over a window, or None where too little of it is clear."""
+    """The sample of a triplet over a window, or None where too little of it is clear.
+
+    ``bands`` are the networks', if they have more than the place; its own lie at their places among them.
+    """
     target, clear = target_of(place, triplet.target, window)
     if clear.mean() < LEAST_CLEAR:
         return None
@@ -246,8 +254,9 @@ def read(
     clear &= ~(interval.missing | interval.extrapolated | coarse_missing)
     if clear.mean() < LEAST_CLEAR:
         return None
-    count = len(target)
-    distortion = distortion or Distortion(tuple(range(count)))
+    names, own = place.landsat.bands if bands is None else bands, place.landsat.bands
+    distortion = distortion or Distortion(tuple(range(len(own))))
+    count, among = len(names), [names.index(own[number]) for number in distortion.bands]
     bracket, target = distortion.bracket(interval.bracket), distortion.fine(target)
     series = replace(interval.coarse, series=distortion.coarse(interval.coarse.series))
     pace = progress.Pace.of(to_tensors(bracket, torch.device("cpu")), cells - progress.AROUND)
@@ -257,10 +266,10 @@ def read(
     inner, cut = bracket.within(halo), cells - halo.coarse
     days = np.stack([inner.day_before, inner.day_after]) - triplet.target
     known = np.zeros((count, *clear.shape), bool)
-    known[list(distortion.bands)] = clear
+    known[among] = clear
 
     def whole(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return placed(torch.from_numpy(image), distortion.bands, count).numpy()
+        return placed(torch.from_numpy(image), among, count).numpy()
 
     return Sample(
         fine=from_reflectance(np.concatenate([whole(inner.fine_before), whole(inner.fine_after)])),
@@ -291,10 +300,13 @@ def collect(
     span: tuple[int, int] = (2, 96),
     distorted: bool = False,
     subsets: bool = False,
+    bands: Sequence[str] | None = None,
 ) -> Iterator[Sample]:
     """``count`` samples of random triplets and regions, the same for the same seed.
 
     See :class:`Distortion` for what ``distorted`` and ``subsets`` make of them.
+
+    ``bands`` as in :func:`read`.
 
     Raises
     ------
@@ -307,7 +319,7 @@ def collect(
             f"no three acquisitions within {span[1]} days of each other to train on; give longer cubes or a wider span"
         )
     found, given = 0, _drawn(places, choices, region, seed, distorted, subsets)
-    for tried, sample in enumerate(_ordered(partial(_read_drawn, places, halo), given), 1):
+    for tried, sample in enumerate(_ordered(partial(_read_drawn, places, halo, bands), given), 1):
         if sample is not None:
             found += 1
             yield sample
@@ -337,9 +349,9 @@ def _drawn(
         yield triplet, window, Distortion.drawn(len(place.landsat.bands), draw, distorted, subsets)
 
 
-def _read_drawn(places: Sequence[Place], halo: Halo, drawn: Drawn) -> Sample | None:
+def _read_drawn(places: Sequence[Place], halo: Halo, bands: Sequence[str] | None, drawn: Drawn) -> Sample | None:
     triplet, window, distortion = drawn
-    return read(places[triplet.place], triplet, window, halo, distortion)
+    return read(places[triplet.place], triplet, window, halo, distortion, bands)
 
 
 def _ordered(work: Callable[[Drawn], Sample | None], given: Iterator[Drawn]) -> Iterator[Sample | None]:

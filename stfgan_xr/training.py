@@ -5,37 +5,40 @@ Randomness comes from the seed and the number of the step only, so a resumed run
 
 from __future__ import annotations
 
-import csv
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from stfgan_xr import checkpoint, gate, samples
-from stfgan_xr.brackets import series
-from stfgan_xr.errors import InputError
+from stfgan_xr.brackets import band_names, series
+from stfgan_xr.errors import Diverged, InputError, NothingToDo
+from stfgan_xr.files import write_json
 from stfgan_xr.grid import Halo, tile_step
 from stfgan_xr.landscape import Truth
-from stfgan_xr.learning import Batch, Recipe, Run, Step, train_step
-from stfgan_xr.predictors.stages import AnchorName, Architecture, Margins, Pair, Schedule, Targets
-from stfgan_xr.predictors.stfgan import STFGAN, restore, shapes
+from stfgan_xr.learning import Batch, Recipe, Run, Step, predict, rmse, train_step
+from stfgan_xr.predictors.stages import METHOD, AnchorName, Architecture, Margins, Pair, Schedule, Targets, anchor
+from stfgan_xr.predictors.stfgan import load, restore
+from stfgan_xr.state import Best, Folder, weights_of
 
 SAVES = 20
-"""How often a run saves its state."""
-LOSSES = (
-    "step", "learning_rate", "mse_anchor",
-    *(f"{name}_stage{n}" for n in (1, 2) for name in ("mse", "critic", "adversarial", "gradient_ratio")),
-)  # fmt: skip
-"""Columns of the losses; squared errors are in the networks' units (four times those of reflectance)."""
+"""How often a run saves its state and is checked on withheld acquisitions."""
+SHIPPED = "shipped"
+"""Name of the weights that come with the package."""
+Cubes = Sequence[tuple[xr.Dataset, xr.Dataset]]
+Shown = Callable[[int, int, Mapping[str, float]], None]
 
 
 def corpus(
-    cubes: Sequence[tuple[xr.Dataset, xr.Dataset]],
+    cubes: Cubes,
     bands: Sequence[str] | None = None,
     truths: Sequence[Truth | None] | None = None,
 ) -> tuple[samples.Place, ...]:
@@ -76,75 +79,125 @@ def to_batch(
     return Batch(pair, targets, tensors["target"], tensors["clear"])
 
 
-class Folder:
-    """The files of a training run: its state, its losses and the finished checkpoint."""
+@dataclass(frozen=True)
+class Plan:
+    """A training run that is about to start or to be gone on with.
 
-    def __init__(self, out: Path, architecture: Architecture, recipe: Recipe, places: Sequence[samples.Place]) -> None:
-        self.checkpoint = out / "stfgan.safetensors"
-        self.state, self.losses = out / "training" / "state.safetensors", out / "training" / "losses.csv"
-        data = [
-            [*p.landsat.shape, len(p.landsat.days), p.landsat.days[0], p.landsat.days[-1], p.truth is not None]
-            for p in places
-        ]
-        self.identity: dict[str, Any] = (
-            architecture.to_config() | asdict(recipe) | {"span": list(recipe.span), "cubes": data}
-        )
+    Attributes
+    ----------
+    places
+        Regions to train on; their bands may be some of the architecture's.
+    weights
+        Checkpoint that it starts from.
+    folder
+        Where it lives.
+    """
 
-    def resume(self, run: Run) -> int | None:
-        """Restore a run that was broken off; its total number of steps, or None where there is none.
+    places: Sequence[samples.Place]
+    architecture: Architecture
+    recipe: Recipe
+    weights: Path | None
+    folder: Folder
 
-        Raises
-        ------
-        InputError
-            If the folder holds a run of another recipe or other cubes.
-        """
-        if not self.state.is_file():
-            return None
-        config = checkpoint.read_config(self.state)
-        differing = [name for name, value in self.identity.items() if config["identity"].get(name) != value]
-        if differing:
-            raise InputError(
-                f"{self.state.parent}: holds a run with another {', '.join(differing)}; choose another --out"
+    @property
+    def halo(self) -> Halo:
+        """Of the patches."""
+        return halo_of(self.recipe, self.architecture.ratio)
+
+    def batch(self, patches: Sequence[samples.Sample], draw: np.random.Generator) -> Batch:
+        """Patches as the networks take them."""
+        return to_batch(patches, self.halo, self.architecture.ratio, draw, _device(), self.architecture.anchor)
+
+    def pool(self) -> list[samples.Sample]:
+        """What patches are cut from."""
+        recipe = self.recipe
+        return list(
+            samples.collect(
+                self.places, recipe.samples, recipe.region, self.halo, recipe.seed, recipe.span, recipe.distorted,
+                recipe.subsets, self.architecture.bands,
             )
-        run.restore(checkpoint.load_tensors(self.state), config["step"])
-        return int(config["total"])
+        )  # fmt: skip
 
-    def save(self, run: Run, total: int) -> None:
-        """Keep the state of a run."""
-        facts = {"method": "stfgan-training", "bands": self.identity["bands"], "identity": self.identity}
-        checkpoint.save(self.state, run.tensors(), facts | {"step": run.step, "total": total})
-
-    def keep_losses(self, before: int) -> None:
-        """Forget the losses of step ``before`` and later ones, which are going to be repeated."""
-        self.losses.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if self.losses.is_file():
-            with self.losses.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) < before]
-        with self.losses.open("w", newline="") as file:
-            writer = csv.DictWriter(file, LOSSES)
-            writer.writeheader()
-            writer.writerows(kept)
-
-    def add_losses(self, number: int, losses: Mapping[str, float]) -> None:
-        """Append the losses of a step."""
-        with self.losses.open("a", newline="") as file:
-            values = {name: f"{value:.9g}" for name, value in losses.items()}
-            csv.DictWriter(file, LOSSES, restval="").writerow({"step": number} | values)
+    def withheld(self) -> list[Batch]:
+        """Patches of withheld acquisitions, always the same."""
+        recipe = self.recipe
+        found = gate.withheld_samples(self.places, recipe.patch, self.halo, recipe.seed, self.architecture.bands)
+        return [self.batch([sample], np.random.default_rng(recipe.seed)) for sample in found]
 
 
-def _draw(pool: Sequence[samples.Sample], halo: Halo, architecture: Architecture, step: Step, device: str) -> Batch:
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _resolve(weights: str | Path) -> Path:
+    return checkpoint.shipped() if weights == SHIPPED else checkpoint.resolve(weights)
+
+
+def _bands_of(weights: Path, cubes: Cubes, bands: Sequence[str] | None) -> tuple[str, ...]:
+    """The bands of the cubes that weights are trained on: those asked for, or all that both have."""
+    config = checkpoint.read_config(weights)
+    shared = [band for band in config["bands"] if all(band in cube for pair in cubes for cube in pair)]
+    chosen = tuple(bands or shared or band_names(cubes[0][0]))
+    checkpoint.require(config, METHOD, chosen)
+    return chosen
+
+
+def _architecture(places: Sequence[samples.Place], weights: Path | None, stated: Mapping[str, Any]) -> Architecture:
+    """That of the weights if there are any, else as stated, for the ratio of the places.
+
+    Raises
+    ------
+    InputError
+        If another one than the weights' is stated.
+    """
+    stated = {name: value for name, value in stated.items() if value is not None}
+    if weights is None:
+        return Architecture(places[0].landsat.bands, ratio=places[0].ratio, **stated)
+    own = Architecture.from_config(checkpoint.read_config(weights))
+    differing = [f"{name} {getattr(own, name)}" for name, value in stated.items() if getattr(own, name) != value]
+    if differing:
+        raise InputError(f"{weights.name} was trained with {', '.join(differing)}: leave that out, or train without it")
+    return replace(own, ratio=places[0].ratio)
+
+
+def _plan(
+    cubes: Cubes,
+    out: str | Path,
+    recipe: Recipe,
+    weights: str | Path | None,
+    bands: Sequence[str] | None = None,
+    truths: Sequence[Truth | None] | None = None,
+    **stated: Any,
+) -> Plan:
+    path = None if weights is None else _resolve(weights)
+    places = corpus(cubes, bands if path is None else _bands_of(path, cubes, bands), truths)
+    architecture = _architecture(places, path, stated)
+    check_patch(recipe, architecture, places)
+    data = [
+        [*p.landsat.shape, len(p.landsat.days), p.landsat.days[0], p.landsat.days[-1], p.truth is not None]
+        for p in places
+    ]
+    identity = architecture.to_config() | asdict(recipe) | {"span": list(recipe.span), "cubes": data}
+    identity |= {
+        "bands of the cubes": list(places[0].landsat.bands),
+        "from": None if path is None else checkpoint.read_config(path)["sha256"],
+    }
+    return Plan(places, architecture, recipe, path, Folder(Path(out), identity))
+
+
+def _draw(plan: Plan, pool: Sequence[samples.Sample], step: Step) -> Batch:
     draw, recipe = step.random(), step.recipe
     chosen = draw.integers(len(pool), size=recipe.batch)
-    patches = [samples.cut(pool[int(index)], recipe.patch, architecture.ratio, draw) for index in chosen]
-    return to_batch(patches, halo, architecture.ratio, draw, device, architecture.anchor)
+    patches = [samples.cut(pool[int(index)], recipe.patch, plan.architecture.ratio, draw) for index in chosen]
+    return plan.batch(patches, draw)
 
 
-def _pace(architecture: Architecture, recipe: Recipe, draw: Callable[[Step], Batch], device: str) -> int:
+def _pace(plan: Plan, draw: Callable[[Step], Batch]) -> int:
     """Steps that fit ``recipe.minutes``, from a few on a copy that is thrown away."""
+    recipe = plan.recipe
     if recipe.minutes is None:
         return recipe.steps
-    run, trials = Run(architecture, recipe, device), 5
+    run, trials = Run(plan.architecture, recipe, _device()), 5
     begun = 0.0
     for number in range(trials):
         if number == 1:  # the first one prepares kernels
@@ -155,17 +208,18 @@ def _pace(architecture: Architecture, recipe: Recipe, draw: Callable[[Step], Bat
 
 
 def train(
-    cubes: Sequence[tuple[xr.Dataset, xr.Dataset]],
+    cubes: Cubes,
     out: str | Path,
     recipe: Recipe | None = None,
     *,
+    weights: str | Path | None = None,
     truths: Sequence[Truth | None] | None = None,
     bands: Sequence[str] | None = None,
-    width: int = 64,
-    schedule: Schedule = "same-grid",
-    anchor: AnchorName = "progress",
+    width: int | None = None,
+    schedule: Schedule | None = None,
+    anchor: AnchorName | None = None,
     half: bool = False,
-    progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    progress: Shown | None = None,
 ) -> dict[str, Any]:
     """Train STFGAN and write ``stfgan.safetensors`` and ``stfgan.json`` to ``out``; the same call again resumes.
 
@@ -177,10 +231,13 @@ def train(
         How to train.
     truths
         Of each region, if it is simulated: what it truly looks like, to train towards instead of acquisitions.
+    weights
+        Checkpoint to start from, or ``"shipped"``: that of the package. The architecture is its own. Cubes may lack
+        bands of weights that work on any of theirs; the result keeps all of them.
     bands
-        By default all of the cubes.
+        By default all of the cubes, or those that the weights have too.
     width, schedule, anchor
-        See :class:`stfgan_xr.predictors.stages.Architecture`.
+        See :class:`stfgan_xr.predictors.stages.Architecture`; by default its own, or those of the weights.
     half
         Store the weights as float16.
     progress
@@ -190,44 +247,54 @@ def train(
     -------
     dict
         The ``training`` part of the checkpoint's JSON: the recipe, the losses of the last steps, and the scores on
-        the withheld acquisitions (:func:`stfgan_xr.gate.compare`).
+        the withheld acquisitions (:func:`stfgan_xr.gate.compare`; ``from`` are the weights it started from). With
+        ``recipe.patience`` these acquisitions chose the weights, so the scores are somewhat too good.
 
     Raises
     ------
     InputError
-        If the cubes differ in kind, are smaller than a patch, or ``out`` holds another run.
+        If the cubes differ in kind, are smaller than a patch, ``out`` holds another run, the weights cannot be read
+        or are not what is stated, or no withheld acquisition is clear enough to be patient about.
     NothingToDo
         If no three acquisitions are clear and close enough.
     """
-    recipe = recipe or Recipe()
-    places = corpus(cubes, bands, truths)
-    ratio, device = places[0].ratio, "cuda" if torch.cuda.is_available() else "cpu"
-    architecture = Architecture(places[0].landsat.bands, width, schedule, anchor, ratio)
-    check_patch(recipe, architecture, places)
-    folder = Folder(Path(out), architecture, recipe, places)
-    halo = halo_of(recipe, ratio)
-    pool = list(
-        samples.collect(
-            places, recipe.samples, recipe.region, halo, recipe.seed, recipe.span, recipe.distorted, recipe.subsets
-        )
-    )
+    plan = _plan(cubes, out, recipe or Recipe(), weights, bands, truths, width=width, schedule=schedule, anchor=anchor)
+    return _run(plan, half, progress)
 
-    def draw(step: Step) -> Batch:
-        return _draw(pool, halo, architecture, step, device)
 
-    run = Run(architecture, recipe, device)
-    total = folder.resume(run) or _pace(architecture, recipe, draw, device)
+def _run(plan: Plan, half: bool, progress: Shown | None, blocks: int = 200) -> dict[str, Any]:
+    recipe, folder = plan.recipe, plan.folder
+    checks = plan.withheld()
+    if recipe.patience and not checks:
+        raise InputError("patience needs withheld acquisitions that are clear; give longer cubes, or no patience")
+    of_anchor = rmse(checks, lambda batch: anchor(batch.pair, batch.targets, 0).image)
+    run, best = Run(plan.architecture, recipe, _device()), Best()
+    if plan.weights is not None:
+        run.begin(restore(plan.weights, folder.identity["from"]))
+    draw = partial(_draw, plan, plan.pool())
+    total = folder.resume(run, best) or _pace(plan, draw)
     folder.keep_losses(run.step)
-    while run.step < total:
+    while run.step < total and not 0 < recipe.patience <= best.waited:
         step = Step(run.step, total, recipe)
         losses = train_step(run, step, draw(step))
-        folder.add_losses(run.step, losses)
-        run.step += 1
-        if run.step % max(1, total // SAVES) == 0 or run.step == total:
-            folder.save(run, total)
+        number, run.step = run.step, run.step + 1
+        saved = run.step % max(1, total // SAVES) == 0 or run.step == total
+        if saved and checks:
+            reached = rmse(checks, partial(_reached, run))
+            losses |= {"rmse_withheld": reached, "rmse_withheld_anchor": of_anchor}
+            if recipe.patience:
+                best.see(run, reached)
+        folder.add_losses(number, losses)
+        if saved:
+            folder.save(run, total, best)
         if progress is not None:
             progress(run.step, total, losses)
-    return _finish(run, folder, places, half)
+    return _finish(plan, run, best, half, blocks)
+
+
+def _reached(run: Run, batch: Batch) -> Tensor:
+    """What the averaged network gives."""
+    return predict(run.result.eval(), batch, True)[1].result
 
 
 def check_patch(recipe: Recipe, architecture: Architecture, places: Sequence[samples.Place]) -> None:
@@ -240,21 +307,124 @@ def check_patch(recipe: Recipe, architecture: Architecture, places: Sequence[sam
         raise InputError(f"patches of {recipe.patch} pixels do not fit regions of {min(recipe.region, smallest)}")
 
 
-def _finish(run: Run, folder: Folder, places: Sequence[samples.Place], half: bool) -> dict[str, Any]:
+def _finish(plan: Plan, run: Run, best: Best, half: bool, blocks: int) -> dict[str, Any]:
     """Write the checkpoint, measure its halo, and compare and calibrate it on the withheld acquisitions."""
-    network, recipe = run.result, run.recipe
+    recipe, path, places = run.recipe, plan.folder.checkpoint, plan.places
     kind = np.float16 if half else np.float32
-    state = network.state_dict()
-    tensors = {name: state[name].detach().cpu().numpy().astype(kind) for name in shapes(network)}
-    config = network.architecture.to_config() | {"subsets": recipe.subsets}
-    checkpoint.save(folder.checkpoint, tensors, config | {"training": asdict(recipe)})
-    halo = gate.measure_halo(restore(folder.checkpoint), places, recipe.seed)
+    tensors = {name: value.astype(kind) for name, value in (best.weights or weights_of(run.result)).items()}
+    subsets = recipe.subsets or bool(plan.weights and checkpoint.read_config(plan.weights).get("subsets"))
+    config = plan.architecture.to_config() | {"subsets": subsets}
+    facts = asdict(recipe) | {"span": list(recipe.span), "steps": run.step}
+    if plan.weights is not None:
+        facts["from"] = plan.folder.identity["from"]
+    if best.weights:
+        facts["best"] = best.facts
+    checkpoint.save(path, tensors, config | {"training": facts})
+    halo = gate.measure_halo(restore(path), places, recipe.seed)
     config["halo"] = {"fine": halo.fine, "coarse": halo.coarse}
-    checkpoint.save(folder.checkpoint, tensors, config | {"training": asdict(recipe)})
-    predictor = STFGAN.open(folder.checkpoint)
-    scores = gate.compare(predictor, places, recipe.seed)
+    checkpoint.save(path, tensors, config | {"training": facts})
+    compared = partial(load, bands=places[0].landsat.bands, ratio=plan.architecture.ratio)
+    others = {} if plan.weights is None else {"from": compared(plan.weights)}
+    predictor = compared(path)
+    facts["withheld"] = gate.compare(predictor, places, recipe.seed, blocks, others=others)
     known = gate.calibrate(predictor, places, recipe.seed)
     config |= {} if known is None else {"uncertainty": known.to_config()}
-    facts = asdict(recipe) | {"span": list(recipe.span), "steps": run.step, "withheld": scores}
-    checkpoint.save(folder.checkpoint, tensors, config | {"training": facts})
+    checkpoint.save(path, tensors, config | {"training": facts})
     return facts
+
+
+def adaptation(cubes: Cubes, minutes: float, seed: int = 0) -> Recipe:
+    """How weights are adapted: gentle steps without critics on patches that fit, all samples as they are.
+
+    Nothing is chosen by checks on withheld acquisitions, which are few and decide in the end.
+
+    Raises
+    ------
+    NothingToDo
+        If a region is narrower than the smallest patch.
+    """
+    landsat, modis = cubes[0]
+    step = tile_step(landsat.sizes["y"] // modis.sizes["y"])
+    smallest = min(landsat.sizes[axis] for landsat, _ in cubes for axis in ("y", "x"))
+    if smallest < step:
+        raise NothingToDo(f"the area is narrower than a patch of {step} pixels")
+    patch = max(min(smallest, 128) // step, 1) * step
+    return Recipe(
+        gan="none", minutes=minutes, batch=4, patch=patch, samples=64, region=2 * patch, optimiser="adam",
+        decay="cosine", distorted=False, seed=seed,
+    )  # fmt: skip
+
+
+def adapt(
+    cubes: Cubes,
+    weights: str | Path,
+    out: str | Path,
+    minutes: float = 5.0,
+    *,
+    bands: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: Shown | None = None,
+) -> dict[str, Any]:
+    """Train weights on with the acquisitions of a region that they are for, and tell whether that made them better.
+
+    Every fifth acquisition is withheld: it is not trained on, and decides at the end. The same call again resumes; a
+    finished adaptation is not repeated.
+
+    Parameters
+    ----------
+    cubes, bands, progress
+        As for :func:`train`.
+    weights
+        Checkpoint to start from, or ``"shipped"``.
+    out
+        Folder for the adapted weights, the state and ``adaptation.json``.
+    minutes
+        Length of the training proper.
+
+    Returns
+    -------
+    dict
+        ``used``: whether the adapted weights, ``out/stfgan.safetensors``, have a smaller error on the withheld
+        acquisitions than both their anchor and the weights they came from; ``why``; ``weights``: SHA-256 of those to
+        use; ``from`` and ``adapted``: of both; ``withheld``: the scores (:func:`stfgan_xr.gate.compare`); ``recipe``.
+        Where the acquisitions are too few or too cloudy, only ``used`` (false), ``why``, ``weights`` and ``from``.
+
+    Raises
+    ------
+    InputError
+        If the weights cannot be read or are for other bands, or ``out`` holds another adaptation.
+    """
+    path = _resolve(weights)
+    sha256 = checkpoint.read_config(path)["sha256"]
+    try:
+        plan = _plan(cubes, out, adaptation(cubes, minutes, seed), path, bands)
+        return _adapt(plan, sha256, progress)
+    except (NothingToDo, Diverged) as error:
+        return {"used": False, "why": str(error), "from": sha256, "weights": sha256}
+
+
+def _adapt(plan: Plan, sha256: str, progress: Shown | None) -> dict[str, Any]:
+    file = plan.folder.checkpoint.with_name("adaptation.json")
+    if file.is_file():
+        found: dict[str, Any] = json.loads(file.read_bytes())
+        plan.folder.refuse_other(found["recipe"])
+        return found
+    if not plan.withheld():
+        raise NothingToDo("no acquisition is clear enough to be withheld and decide")
+    scores = _run(plan, False, progress, blocks=40)["withheld"]
+    errors, own = scores["rmse"], plan.architecture.anchor
+    rivals = {"from": "the weights they began from", own if own in errors else "progress": "their anchor"}
+    better = [text for name, text in rivals.items() if not errors["stfgan"] < errors[name]]
+    smaller = "not smaller" if better else "smaller"
+    adapted = checkpoint.read_config(plan.folder.checkpoint)["sha256"]
+    found = {
+        "used": not better,
+        "why": f"their error is {smaller} than that of {' and '.join(better or rivals.values())}",
+        "weights": sha256 if better else adapted,
+        "from": sha256,
+        "adapted": adapted,
+        "withheld": scores,
+        "recipe": plan.folder.identity,
+    }
+    write_json(file, found)
+    return found

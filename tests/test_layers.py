@@ -21,7 +21,7 @@ LAYERS: dict[str, int] = {
     ),
     **dict.fromkeys(("load", "predictors", "brackets", "datasets", "benchmarks", "simulate"), 2),
     **dict.fromkeys(("continuity", "fusion", "cluster", "plots", "evaluation", "reporting"), 3),
-    **dict.fromkeys(("samples", "learning", "gate", "training"), 3),
+    **dict.fromkeys(("samples", "learning", "gate", "state", "training"), 3),
 }
 # Facts may use facts: the order in which layer 0 is built.
 WITHIN = {
@@ -32,7 +32,7 @@ WITHIN = {
     ("brackets", "predictors"), ("evaluation", "fusion"), ("reporting", "evaluation"), ("benchmarks", "datasets"),
     # Training in its parts.
     ("training", "learning"), ("training", "samples"), ("training", "gate"), ("learning", "samples"), ("gate", "samples"),
-    ("gate", "learning"),
+    ("gate", "learning"), ("state", "learning"), ("training", "state"),
 }  # fmt: skip
 ONLY = {
     "obstore": {"files"}, "pystac": {"catalog"}, "pystac_client": {"catalog"}, "rasterio": {"rasters"}, "h5py": {"hdf5"},

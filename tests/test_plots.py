@@ -60,6 +60,27 @@ def test_calendar_of_clear_shares() -> None:
     np.testing.assert_allclose(heights, (scene.landsat.qa.values == 0).mean(axis=(1, 2)))
 
 
+def test_loss_curves_show_errors_checks_and_gradients_with_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["step", "mse_anchor", "mse_stage1", "mse_stage2", "gradient_ratio_stage1", "rmse_withheld"]
+    rows = [[n, 0.02, 0.1 / (n + 1), 0.2 / (n + 1), "" if n % 5 else 0.01, "" if n % 10 else 0.03] for n in range(60)]
+    text = "\n".join(",".join(map(str, row)) for row in [names, *rows])
+    (tmp_path / "losses.csv").write_text(text + "\n")
+    shown: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (shown.append(self), save(self, *a, **k)))
+    plots.loss_curves(tmp_path / "losses.csv", tmp_path / "losses.png")
+    errors, checks, gradients, critics = shown[0].axes
+    assert [line.get_label() for line in errors.lines] == ["anchor", "stage 1", "stage 2"]
+    assert errors.get_yscale() == "log"
+    assert [len(axes.lines) for axes in (checks, gradients, critics)] == [1, 1, 0]
+    assert checks.lines[0].get_xdata().tolist() == [1, 11, 21, 31, 41, 51]
+    assert "withheld" in checks.get_ylabel()
+    assert "gradient" in gradients.get_ylabel()
+    assert {axes.get_xlabel() for axes in shown[0].axes} == {"step"}
+
+
 def test_loss_curves_of_a_short_file(tmp_path: Path) -> None:
     rows = "\n".join(f"{n},{1 / (n + 1)},{0.5 if n % 2 else ''}" for n in range(50))
     (tmp_path / "losses.csv").write_text("step,mse_stage1,critic_stage1\n" + rows + "\n")

@@ -112,6 +112,15 @@ def test_tiles_give_the_whole_image(
         assert np.abs(place.tiled(predictor, size) - whole).max() <= 1e-5
 
 
+def test_bands_in_another_order_than_the_weights_give_the_same(tmp_path: Path) -> None:
+    path = random_checkpoint(tmp_path, Architecture(BANDS, 4), halo=Halo(fine=80, coarse=5))
+    checkpoint.save(path, checkpoint.load_tensors(path), checkpoint.read_config(path) | {"subsets": True})
+    place, turned = Place((3, 3), 16), Place((3, 3), 16)
+    turned.fine, turned.coarse = turned.fine[:, ::-1], turned.coarse[:, ::-1]
+    one, other = place.predict(load(path, BANDS), place.whole), turned.predict(load(path, BANDS[::-1]), place.whole)
+    assert np.abs(one - other[:, ::-1]).max() < 1e-5
+
+
 def test_a_halo_too_small_is_seen(tmp_path: Path) -> None:
     architecture = Architecture(BANDS, 4)
     predictor = STFGAN.open(random_checkpoint(tmp_path, architecture, halo=Halo(fine=64, coarse=4)))

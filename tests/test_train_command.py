@@ -13,16 +13,19 @@ import pytest
 
 from pipelines import calibrate, train
 from pipelines.console import main
-from stfgan_xr import fusion, store
+from stfgan_xr import fusion, gate, store
 from stfgan_xr.errors import InputError
 from stfgan_xr.predictors.methods import make
+from stfgan_xr.predictors.stages import Architecture
 from tests.synthetic import Scene, day
+from tests.test_stfgan import random_checkpoint
 
 SMALL = ["--width", "2", "--steps", "4", "--batch", "1", "--patch", "48", "--region", "64", "--samples", "3"]
 
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, command: Callable[..., None] = train.command) -> int:
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    monkeypatch.setattr(train, "limit_threads", lambda _: None)
     with pytest.raises(SystemExit) as stop:
         main(command)
     return int(stop.value.code or 0)
@@ -61,7 +64,7 @@ def test_weights_are_calibrated_anew_and_nothing_else_changes(
     cubes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "weights"
-    assert run(["--cube", str(cubes), "--out", str(out), *SMALL], monkeypatch) == 0
+    assert run(["--cube", str(cubes), "--out", str(out), "--subsets", *SMALL], monkeypatch) == 0
     trained = json.loads((out / "stfgan.json").read_text())
     assert trained["uncertainty"]["bands"].keys() == {"red", "nir"}
     (out / "stfgan.json").write_text(json.dumps({name: trained[name] for name in trained if name != "uncertainty"}))
@@ -76,6 +79,22 @@ def test_weights_are_calibrated_anew_and_nothing_else_changes(
     assert (np.isfinite(fused.std_nir.values) == np.isfinite(fused.nir.values)).all()
 
 
+def test_the_command_starts_from_weights_and_is_patient(
+    cubes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gate, "RUNGS", (16,))
+    weights, out = random_checkpoint(tmp_path / "weights", Architecture(("red", "nir"), 2)), tmp_path / "out"
+    more = ["--from", str(weights), "--patience", "1", *SMALL[2:]]
+    assert run(["--cube", str(cubes), "--out", str(out), *more], monkeypatch) == 0
+    assert ", from 0." in capsys.readouterr().out
+    config = json.loads((out / "stfgan.json").read_text())
+    assert config["width"] == 2
+    assert config["training"]["from"] == json.loads(weights.with_suffix(".json").read_text())["sha256"]
+    assert config["training"]["patience"] == 1
+    assert run(["--cube", str(cubes), "--out", str(out), *more, "--width", "4"], monkeypatch) == 2
+    assert "was trained with width 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -87,6 +106,9 @@ def test_weights_are_calibrated_anew_and_nothing_else_changes(
         (["--cube", "CUBES", "--patch", "50"], "multiples"),
         (["--cube", "CUBES", "--patch", "512", "--region", "512"], "do not fit"),
         (["--pairs", "nowhere.toml"], "nowhere.toml"),
+        (["--cube", "CUBES", "--from", "nowhere.safetensors"], "no such checkpoint"),
+        (["--cube", "CUBES", "--patience", "-1"], "--patience"),
+        (["--cube", "CUBES", "--minutes", "0"], "minutes"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -280,6 +280,10 @@ class Targets:
         """Days of which delta makes its image: nothing runs ahead of the date, and the level is the day's own."""
         return cls(days, coarse, coarse, torch.zeros_like(coarse[:, :1]))
 
+    def placed(self, among: Sequence[int], count: int) -> Targets:
+        """With the bands at their places among ``count``; see :func:`placed`."""
+        return replace(self, coarse=placed(self.coarse, among, count), level=placed(self.level, among, count))
+
 
 @dataclass(frozen=True)
 class Started:
@@ -312,7 +316,7 @@ ABSENT = 0.5
 
 def placed(image: Tensor, among: Sequence[int], count: int) -> Tensor:
     """Bands ``(..., len(among), y, x)`` at their places among ``count``, the others :data:`ABSENT`."""
-    if len(among) == count:
+    if list(among) == list(range(count)):
         return image
     found = torch.full((*image.shape[:-3], count, *image.shape[-2:]), ABSENT, dtype=image.dtype, device=image.device)
     found[..., list(among), :, :] = image

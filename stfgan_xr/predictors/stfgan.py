@@ -34,7 +34,6 @@ from stfgan_xr.predictors.stages import (
     Started,
     Targets,
     outside,
-    placed,
     stage1,
     stage2,
     start,
@@ -258,9 +257,7 @@ class STFGAN:
         pair, (rows, columns), places = prepared.started.pair, prepared.size, self._places
         with torch.inference_mode():
             targets = Targets.of(prepared.pace, coarse, days, torch.device(self._device))
-            count = len(self.architecture.bands)
-            images = (placed(image, places, count) for image in (targets.coarse, targets.level))
-            targets = replace(targets, **dict(zip(("coarse", "level"), images, strict=True)))
+            targets = targets.placed(places, len(self.architecture.bands))
             with self._autocast():
                 middle = stage1(self._loaded(), prepared.started, targets)[1]
                 mean = stage2(self._loaded(), prepared.started, middle)
