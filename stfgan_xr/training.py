@@ -312,7 +312,8 @@ def _finish(plan: Plan, run: Run, best: Best, half: bool, blocks: int) -> dict[s
     recipe, path, places = run.recipe, plan.folder.checkpoint, plan.places
     kind = np.float16 if half else np.float32
     tensors = {name: value.astype(kind) for name, value in (best.weights or weights_of(run.result)).items()}
-    subsets = recipe.subsets or bool(plan.weights and checkpoint.read_config(plan.weights).get("subsets"))
+    fewer = len(places[0].landsat.bands) < len(plan.architecture.bands)
+    subsets = recipe.subsets or fewer  # training on all bands alone unlearns what to do with some
     config = plan.architecture.to_config() | {"subsets": subsets}
     facts = asdict(recipe) | {"span": list(recipe.span), "steps": run.step}
     if plan.weights is not None:
