@@ -167,6 +167,9 @@ class Distortion:
     blur
         Pixels (deviation of a Gaussian) that the land itself is smoothed by, target included: not all land has the
         detail of the simulated one, and what is smooth in truth must stay so.
+    noise, seed
+        Deviation of what is added to smoothed observations, which have lost their own, and its random seed. Noise that
+        neighbours do not share tells an image that is smooth from one that was resampled.
     """
 
     bands: tuple[int, ...]
@@ -175,6 +178,8 @@ class Distortion:
     offset: npt.NDArray[np.float32] | None = None
     contrast: float = 1.0
     blur: float = 0.0
+    noise: float = 0.0
+    seed: int = 0
 
     @classmethod
     def drawn(cls, count: int, draw: np.random.Generator, distorted: bool, subsets: bool) -> Distortion:
@@ -185,13 +190,14 @@ class Distortion:
         bands = tuple(sorted(int(band) for band in draw.permutation(count)[:few]))
         if not distorted:
             return cls(bands)
-        moved, changed, scaled, smooth = draw.random(4) < (0.4, 0.4, 0.5, 0.15)
+        moved, changed, scaled, smooth = draw.random(4) < (0.4, 0.4, 0.5, 0.5)
         shift = draw.uniform(-0.5, 0.5, 2) * moved
         gain = (1 + 0.03 * changed * draw.standard_normal(few)).astype(np.float32)
         offset = (0.005 * changed * draw.standard_normal(few)).astype(np.float32)
         contrast = float(draw.uniform(0.6, 1.3)) if scaled else 1.0
-        blur = float(draw.uniform(0.4, 1.2)) if smooth else 0.0
-        return cls(bands, (float(shift[0]), float(shift[1])), gain, offset, contrast, blur)
+        blur, noise = (float(draw.uniform(*bounds)) * smooth for bounds in ((0.3, 1.5), (0.001, 0.004)))
+        seed = int(draw.integers(1 << 31))
+        return cls(bands, (float(shift[0]), float(shift[1])), gain, offset, contrast, blur, noise, seed)
 
     def coarse(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Coarse images ``(..., b, cy, cx)`` with all bands, as distorted."""
@@ -209,10 +215,14 @@ class Distortion:
 
     def bracket(self, bracket: Bracket) -> Bracket:
         """A bracket as distorted."""
+        before, after = self.fine(bracket.fine_before), self.fine(bracket.fine_after)
+        added = np.float32(self.noise) * np.random.default_rng(self.seed).standard_normal(
+            (2, *before.shape), np.float32
+        )
         return replace(
             bracket,
-            fine_before=self.fine(bracket.fine_before),
-            fine_after=self.fine(bracket.fine_after),
+            fine_before=before + added[0],
+            fine_after=after + added[1],
             coarse_before=self.coarse(bracket.coarse_before),
             coarse_after=self.coarse(bracket.coarse_after),
         )

@@ -33,6 +33,8 @@ SAVES = 20
 """How often a run saves its state and is checked on withheld acquisitions."""
 SHIPPED = "shipped"
 """Name of the weights that come with the package."""
+IN_MEMORY = 4 << 30
+"""Bytes of all cubes up to which they are read at once."""
 Cubes = Sequence[tuple[xr.Dataset, xr.Dataset]]
 Shown = Callable[[int, int, Mapping[str, float]], None]
 
@@ -43,9 +45,10 @@ def corpus(
     truths: Sequence[Truth | None] | None = None,
 ) -> tuple[samples.Place, ...]:
     """Regions to train on, each ``(landsat, modis)``; every fifth acquisition of each is withheld."""
-    places = []
+    places, small = [], sum(cube.nbytes for pair in cubes for cube in pair) <= IN_MEMORY
     for (landsat, modis), truth in zip(cubes, truths or [None] * len(cubes), strict=True):
-        fine, coarse = series(landsat, bands), series(modis, bands)
+        # A sample looks at every acquisition: opening shards again and again takes most of its time.
+        fine, coarse = (series(cube.load() if small else cube, bands) for cube in (landsat, modis))
         places.append(samples.Place(fine, coarse, samples.withhold(fine.days), truth))
     if len({(place.ratio, place.landsat.bands) for place in places}) != 1:
         raise InputError("the cubes differ in bands or in the ratio of their pixel sizes; train on cubes of one kind")
@@ -129,8 +132,8 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _resolve(weights: str | Path) -> Path:
-    return checkpoint.shipped() if weights == SHIPPED else checkpoint.resolve(weights)
+def _resolve(weights: str | Path, cubes: Cubes, bands: Sequence[str] | None) -> Path:
+    return checkpoint.shipped(bands or band_names(cubes[0][0])) if weights == SHIPPED else checkpoint.resolve(weights)
 
 
 def _bands_of(weights: Path, cubes: Cubes, bands: Sequence[str] | None) -> tuple[str, ...]:
@@ -169,7 +172,7 @@ def _plan(
     truths: Sequence[Truth | None] | None = None,
     **stated: Any,
 ) -> Plan:
-    path = None if weights is None else _resolve(weights)
+    path = None if weights is None else _resolve(weights, cubes, bands)
     places = corpus(cubes, bands if path is None else _bands_of(path, cubes, bands), truths)
     architecture = _architecture(places, path, stated)
     check_patch(recipe, architecture, places)
@@ -395,7 +398,7 @@ def adapt(
     InputError
         If the weights cannot be read or are for other bands, or ``out`` holds another adaptation.
     """
-    path = _resolve(weights)
+    path = _resolve(weights, cubes, bands)
     sha256 = checkpoint.read_config(path)["sha256"]
     try:
         plan = _plan(cubes, out, adaptation(cubes, minutes, seed), path, bands)
