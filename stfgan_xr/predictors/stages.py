@@ -462,7 +462,8 @@ def _mended(raw: Tensor, images: Tensor, cut: int) -> Tensor:
     parts = weights.reshape(len(weights), 2, 2, len(filters), *weights.shape[-2:])
     of_before, of_after = parts.unbind(1)  # (n, own and other image, k, y, x)
     for number, kernel in enumerate(filters):  # one after the other: memory
-        seen = functional.conv2d(fine.flatten(0, 1)[:, None], kernel[None, None]).reshape(found.shape)
+        with torch.autocast(images.device.type, enabled=False):  # small differences of large values
+            seen = functional.conv2d(fine.flatten(0, 1)[:, None], kernel[None, None]).reshape(found.shape)
         before, after = seen.chunk(2, dim=1)
         own_before, other_before = of_before[:, :, number, None].unbind(1)
         own_after, other_after = of_after[:, :, number, None].unbind(1)
