@@ -72,10 +72,11 @@ def _against_truth(run: Folder, world: World, predictors: Mapping[str, Predictor
     document = json.loads(run.read("run.json") or b"")
     request = document["request"]
     weights = document.get("adaptation", {}).get("weights", request["model"])
+    method = document.get("guard", {}).get("used", request["method"])
     bands = next(iter(predictors.values())).bands
     fused: dict[str, xr.Dataset] = {}
     for name, predictor in predictors.items():
-        same = request["method"] == name and weights == getattr(predictor, "sha256", None)
+        same = method == name and getattr(predictor, "sha256", weights) == weights
         options = {name: request[name] for name in ("bracket_days", "keep_observed")}
         lazy = fusion.fuse(landsat, modis, predictor, days, uncertainty=known(predictor) is not None, **options)
         stored = [variable for variable in (*bands, "qa", *(f"std_{band}" for band in bands)) if variable in cube]

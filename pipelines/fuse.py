@@ -31,6 +31,10 @@ Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")]
 Model = Annotated[Path | None, typer.Option(help="Trained weights (.safetensors). Default: those of the package.")]
 
 
+GUARD_BLOCKS = 20
+"""Blocks of withheld acquisitions that --guard compares."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder and what is done in it.
@@ -41,6 +45,8 @@ class Run:
         SHA-256 of the weights that were asked for; those of the predictor may be adapted from them.
     adapt
         Minutes that they are adapted for, if they are.
+    guard
+        Whether weights must beat their anchor on the run's own withheld acquisitions, or it is used.
     """
 
     folder: Folder
@@ -52,6 +58,7 @@ class Run:
     uncertainty: bool = False
     model: str | None = None
     adapt: float | None = None
+    guard: bool = False
 
     def identity(self) -> dict[str, Any]:
         """Parameters that must be the same for the folder to be gone on with."""
@@ -59,6 +66,7 @@ class Run:
             "method": self.method,
             "model": self.model,
             "adapt": self.adapt,
+            "guard": self.guard,
             "keep_observed": self.keep_observed,
             "uncertainty": calibrated(self.predictor).uncertainty.digest if self.uncertainty else None,
         }
@@ -151,13 +159,39 @@ def _adapted(run: Run, landsat: xr.Dataset, modis: xr.Dataset, ratio: int) -> tu
     return run, {"adaptation": found}
 
 
+def _guarded(run: Run, landsat: xr.Dataset, modis: xr.Dataset, ratio: int) -> tuple[Run, dict[str, Any]]:
+    """The run with progress in place of weights that do not beat it on withheld acquisitions, and what was found."""
+    from stfgan_xr import gate, training
+    from stfgan_xr.predictors.stfgan import STFGAN
+
+    assert isinstance(run.predictor, STFGAN)
+    limit_threads(cores())
+    places = training.corpus([(landsat, modis)], run.request.bands)
+    scores = gate.compare(run.predictor, places, blocks=GUARD_BLOCKS)
+    rmse, known = scores["rmse"], scores["blocks"] > 0
+    used = not known or rmse["stfgan"] < rmse["progress"]
+    values = ", ".join(f"{name} {value:.4f}" for name, value in rmse.items())
+    what = (
+        f"RMSE on withheld days ({scores['blocks']} blocks): {values}" if known else "no withheld day is clear enough"
+    )
+    out.print(f"{what}; {'the weights are' if used else 'progress is'} used", highlight=False)
+    if not used:
+        run = replace(run, method="progress", predictor=make("progress", run.request.bands, ratio=ratio))
+    return run, {"guard": {"used": "stfgan" if used else "progress", "withheld": scores}}
+
+
 def _execute(run: Run, source: Source, client: Any) -> dict[str, Any]:
     """Write what is missing of the cubes; what is to be said of it in ``run.json``."""
     states = cubes.write_cubes(source, run.folder, client)
     landsat, modis = (store.open_cube(run.folder / name) for name in ("landsat.zarr", "modis.zarr"))
-    run, facts = (run, {}) if run.adapt is None else _adapted(run, landsat, modis, source.ratio)
+    asked, facts = run.identity(), dict[str, Any]()
+    for wanted, step in ((run.adapt is not None, _adapted), (run.guard, _guarded)):
+        if wanted:
+            run, found = step(run, landsat, modis, source.ratio)
+            facts |= found
     job = run.job(landsat, modis)
-    identity = run.identity() | {
+    identity = asked | {
+        "used": run.method,
         "model": getattr(run.predictor, "sha256", None),
         "inputs": {name: state["sha256"] for name, state in states.items()},
     }
@@ -212,6 +246,9 @@ def command(
         ),
     ] = False,
     adapt_minutes: Annotated[float | None, typer.Option(help="How long, with --adapt. Default: 5.")] = None,
+    guard: Annotated[
+        bool, typer.Option("--guard", help="Use progress if the weights do not beat it on the run's own Landsat days.")
+    ] = False,
     tile: Annotated[
         int, typer.Option(min=64, max=8192, help="Largest side of a block in fine pixels: smaller needs less memory.")
     ] = 1024,
@@ -239,7 +276,9 @@ def command(
     folder, predictor = as_folder(out_folder), make(method, request.bands, model)
     minutes = _minutes(adapt, adapt_minutes, method, folder)
     own = getattr(predictor, "sha256", None)
-    run = Run(folder, request, method, predictor, keep_observed, tile, uncertainty, own, minutes)
+    if guard and (method != "stfgan" or uncertainty):
+        raise InputError("--guard goes with stfgan and without --uncertainty, which progress does not have")
+    run = Run(folder, request, method, predictor, keep_observed, tile, uncertainty, own, minutes, guard)
     document = cubes.check_folder(run.folder, run.identity(), overwrite)
     if _finished(run, document):
         return

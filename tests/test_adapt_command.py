@@ -143,3 +143,34 @@ def test_a_method_without_weights_cannot_be_adapted(demo_world: Path, tmp_path: 
     code, _, err = run(*arguments, "--method", "delta", "--adapt")
     assert code == 2
     assert "delta has no weights" in err
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_guarded_run_uses_progress_where_the_weights_are_not_better(
+    demo_world: Path, weights: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, better: bool
+) -> None:
+    monkeypatch.setattr(gate, "compare", scores(0.01 if better else 0.02))
+    out = tmp_path / "run"
+    code, text, _ = run(*asked(demo_world, weights, out, "--guard"))
+    assert code == 0
+    assert f"{'the weights are' if better else 'progress is'} used" in " ".join(text.split())
+    document = json.loads((out / "run.json").read_text())
+    assert document["guard"]["used"] == ("stfgan" if better else "progress")
+    assert document["guard"]["withheld"]["rmse"]["delta"] == 0.03
+    landsat, modis = (open_cube(out / f"{name}.zarr") for name in ("landsat", "modis"))
+    chosen = make("stfgan", BANDS, weights) if better else make("progress", BANDS)
+    days = fuse.calendar.parse_dates("2020-03-01/2020-03-02")
+    expected = fuse_cubes(landsat, modis, chosen, days).compute()
+    np.testing.assert_allclose(open_cube(out / "fused.zarr").nir.values, expected.nir.values, atol=1.01e-4)
+    code, _, err = run(*asked(demo_world, weights, out))
+    assert code == 2
+    assert "guard was true, now false" in err
+
+
+def test_a_guard_needs_weights(tmp_path: Path, run: Run, demo_world: Path, weights: Path) -> None:
+    given = [*asked(demo_world, weights, tmp_path / "run", "--guard", "--method", "delta")]
+    given.remove("--model")
+    given.remove(str(weights))
+    code, _, err = run(*given)
+    assert code == 2
+    assert "--guard goes with stfgan" in err
