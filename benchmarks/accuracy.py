@@ -324,7 +324,8 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 
 PREFACE = """# Accuracy
 
-Made by `{command}`; the figures of every case are in `results/accuracy.json`. Weights: `{sha256}`, of {bands}.
+Made by `{command}`; the figures of every case are in `results/accuracy.json`.
+Weights: `{sha256}`, of {bands}.
 
 B is the better of linear and delta of each case, in hindsight. RMSE is of reflectance, over the pixels with a value of
 every method, averaged over bands. Abrupt: pixels of a world that change at once, as a flood or a harvest does, on some
