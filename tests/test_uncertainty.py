@@ -212,7 +212,7 @@ def test_bad_numbers_are_refused(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("config", [None, [], {}, {"causes": list(CAUSES)}, {"causes": ["x"], "bands": {}},
                                     {"causes": list(CAUSES), "bands": {"red": 1, "nir": []}},
-                                    KNOWN.of(("red",)).to_config(), KNOWN.to_config() | {"causes": ["1"]}])  # fmt: skip
+                                    {"causes": list(CAUSES), "bands": {"blue": {}}}, KNOWN.to_config() | {"causes": ["1"]}])  # fmt: skip
 def test_what_is_no_uncertainty_is_refused(config: Any) -> None:
     with pytest.raises(InputError, match="uncertainty"):
         Uncertainty.from_config(config, BANDS)

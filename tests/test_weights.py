@@ -22,7 +22,7 @@ def test_they_beat_linear_and_delta(demo_world: Path, finished: Path, bands: tup
     methods = ("linear", "delta", "stfgan")
     fused = {name: fusion.fuse(landsat, modis, make(name, bands), DAYS).compute() for name in methods}
     table = evaluation.evaluate_truth(fused, simulate.read_world(demo_world).reflectance, DAYS)
-    skills = [row.values()["skill"] for row in table["stfgan"].rows]
+    skills = [row.scores.skill for row in table["stfgan"].rows]
     assert np.mean([skill for skill in skills if skill is not None]) > 0.05
 
 

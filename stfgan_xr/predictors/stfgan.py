@@ -156,7 +156,8 @@ class STFGAN:
         predictor = cls(file, config["sha256"], architecture.ratio if ratio is None else ratio, **settings)
         if "uncertainty" in config:
             known = Uncertainty.from_config(config["uncertainty"], architecture.bands)
-            predictor = replace(predictor, uncertainty=known.of(predictor.bands))
+            if set(predictor.bands) <= set(known.bands):
+                predictor = replace(predictor, uncertainty=known.of(predictor.bands))
         _network(file, predictor.sha256, predictor._device)  # a damaged file is refused here, not in a worker
         return predictor
 

@@ -96,7 +96,7 @@ class Uncertainty:
 
     @classmethod
     def from_config(cls, config: Any, bands: Sequence[str]) -> Uncertainty:
-        """From the JSON side of a checkpoint for ``bands``.
+        """From the JSON side of a checkpoint for ``bands``, or those of them that it was calibrated for.
 
         Raises
         ------
@@ -104,11 +104,13 @@ class Uncertainty:
             If it is not of these causes and bands, or a number is not finite, negative, or zero where it must not be.
         """
         of_bands = config.get("bands") if isinstance(config, dict) else None
-        if not isinstance(of_bands, dict) or config.get("causes") != list(CAUSES) or set(of_bands) != set(bands):
+        whole = isinstance(of_bands, dict) and of_bands and set(of_bands) <= set(bands)
+        if not isinstance(of_bands, dict) or not whole or config.get("causes") != list(CAUSES):
             raise InputError(
                 f"the checkpoint's uncertainty must be of {', '.join(CAUSES)} and the bands {', '.join(bands)}; "
                 "calibrate it again (python -m pipelines.calibrate)"
             )
+        bands = [band for band in bands if band in of_bands]
         found = [of_bands[band] if isinstance(of_bands[band], dict) else {} for band in bands]
         variance = tuple(_numbers(facts.get("variance"), len(CAUSES)) for facts in found)
         intervals = tuple(_numbers(facts.get("intervals"), 2) for facts in found)
