@@ -36,7 +36,7 @@ bench: $(STAMP)
 	$(PY) -m benchmarks.memory --size 512 --days 31
 	$(PY) -m benchmarks.gpu
 
-# The shipped weights: about an hour on two cores.
+# The shipped weights: an hour or two on two cores.
 RUNS := 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16
 RECIPE := --half --gan none --batch 4 --patch 96 --margin 16 --samples 640 --region 192 --optimiser adam \
   --decay cosine --shortest 4 --longest 64 --subsets

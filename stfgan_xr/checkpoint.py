@@ -214,19 +214,15 @@ def annotate(path: str | os.PathLike[str], **facts: Any) -> None:
 
 
 def shipped(bands: Sequence[str] | None = None, method: str = "stfgan") -> Path:
-    """The checkpoint that comes with the package: the one made for just these bands, else one for any of its own.
+    """The checkpoint that comes with the package.
 
     Raises
     ------
     InputError
-        If there is none for the method, or none for the bands.
+        If there is none for the method, or it is not for the bands.
     """
-    files = sorted(_FOLDER.glob(f"{method}*.safetensors"))
-    if not files:
+    file = _FOLDER / f"{method}.safetensors"
+    if not file.is_file():
         raise InputError(f"no weights of {method!r} come with the package; train some (python -m pipelines.train)")
-    configs = {file: read_config(file) for file in files}
-    own = [file for file in files if bands is None or configs[file]["bands"] == list(bands)]
-    for_any = [file for file in files if configs[file].get("subsets") is True]
-    found = [*(file for file in own if file not in for_any), *for_any, *own, files[0]][0]
-    require(configs[found], method, bands)
-    return found
+    require(read_config(file), method, bands)
+    return file

@@ -216,13 +216,16 @@ class Distortion:
     def bracket(self, bracket: Bracket) -> Bracket:
         """A bracket as distorted."""
         before, after = self.fine(bracket.fine_before), self.fine(bracket.fine_after)
-        added = np.float32(self.noise) * np.random.default_rng(self.seed).standard_normal(
-            (2, *before.shape), np.float32
-        )
+        if self.noise:
+            draw = np.random.default_rng(self.seed)
+            before, after = (
+                image + np.float32(self.noise) * draw.standard_normal(image.shape, np.float32)
+                for image in (before, after)
+            )
         return replace(
             bracket,
-            fine_before=before + added[0],
-            fine_after=after + added[1],
+            fine_before=before,
+            fine_after=after,
             coarse_before=self.coarse(bracket.coarse_before),
             coarse_after=self.coarse(bracket.coarse_after),
         )

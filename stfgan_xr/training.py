@@ -45,10 +45,9 @@ def corpus(
     truths: Sequence[Truth | None] | None = None,
 ) -> tuple[samples.Place, ...]:
     """Regions to train on, each ``(landsat, modis)``; every fifth acquisition of each is withheld."""
-    places, small = [], sum(cube.nbytes for pair in cubes for cube in pair) <= IN_MEMORY
+    places = []
     for (landsat, modis), truth in zip(cubes, truths or [None] * len(cubes), strict=True):
-        # A sample looks at every acquisition: opening shards again and again takes most of its time.
-        fine, coarse = (series(cube.load() if small else cube, bands) for cube in (landsat, modis))
+        fine, coarse = series(landsat, bands), series(modis, bands)
         places.append(samples.Place(fine, coarse, samples.withhold(fine.days), truth))
     if len({(place.ratio, place.landsat.bands) for place in places}) != 1:
         raise InputError("the cubes differ in bands or in the ratio of their pixel sizes; train on cubes of one kind")
@@ -173,6 +172,9 @@ def _plan(
     **stated: Any,
 ) -> Plan:
     path = None if weights is None else _resolve(weights, cubes, bands)
+    if sum(cube.nbytes for pair in cubes for cube in pair) <= IN_MEMORY:
+        # A sample looks at every acquisition: opening shards again and again takes most of its time.
+        cubes = [(landsat.compute(), modis.compute()) for landsat, modis in cubes]
     places = corpus(cubes, bands if path is None else _bands_of(path, cubes, bands), truths)
     architecture = _architecture(places, path, stated)
     check_patch(recipe, architecture, places)
@@ -249,8 +251,8 @@ def train(
     Returns
     -------
     dict
-        The ``training`` part of the checkpoint's JSON: the recipe, the losses of the last steps, and the scores on
-        the withheld acquisitions (:func:`stfgan_xr.gate.compare`; ``from`` are the weights it started from). With
+        The ``training`` part of the checkpoint's JSON: the recipe, the number of steps, and the scores on the withheld
+        acquisitions (:func:`stfgan_xr.gate.compare`; ``from`` are the weights it started from). With
         ``recipe.patience`` these acquisitions chose the weights, so the scores are somewhat too good.
 
     Raises
