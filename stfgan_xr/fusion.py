@@ -21,7 +21,7 @@ from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, re
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
-from stfgan_xr.predictors import CoarseWindow, Prediction, Predictor
+from stfgan_xr.predictors import CoarseWindow, Prediction, Predictor, memory_of
 from stfgan_xr.predictors.uncertainty import SHARES, Calibrated, Uncertainty, calibrated
 from stfgan_xr.sensors import FILL, SCALE, from_reflectance, to_reflectance
 
@@ -337,15 +337,15 @@ class Job:
         # Arrays of the block, once as arrays and once while a shard is encoded.
         sizes = (np.dtype(v.dtype).itemsize for v in layout.variables.values() if v.dims == store.FINE)
         block = height * width * days * sum(sizes) * 1.5
-        near = (height + 2 * halo.fine) * (width + 2 * halo.fine)
+        sides = (height + 2 * halo.fine, width + 2 * halo.fine)
+        near = sides[0] * sides[1]
         margin = 2 * reach_cells(halo, layout.ratio) * layout.ratio
         wide = (height + margin) * (width + margin)
         acquisitions = min(len(self.landsat.days), days + 2 * self.options.bracket_days)
         fine = near * 4 * bands * 8 + wide * (acquisitions + 12)
         coarse_days = days + 2 * (self.options.bracket_days + FILL_DAYS)
         coarse = wide / layout.ratio**2 * coarse_days * bands * 4 * 6
-        network = near * 4 * float(getattr(self.predictor, "maps", 2 * bands))
-        return block + fine + coarse + network + BASE_MEMORY
+        return block + fine + coarse + memory_of(self.predictor, *sides, days) + BASE_MEMORY
 
     def lazy(self) -> xr.Dataset:
         """The result as a Dataset of dask arrays, one chunk a block, decoded to reflectance."""

@@ -253,3 +253,11 @@ def test_load_checks_the_bands(tmp_path: Path) -> None:
     assert load(path, BANDS).bands == BANDS
     with pytest.raises(InputError, match="trained for the bands red, nir"):
         load(path, ("nir",))
+
+
+def test_memory_counts_the_days_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = STFGAN.open(random_checkpoint(tmp_path, Architecture(BANDS, 4)), device="cpu")
+    one, three = (predictor.memory(100, 200, days) for days in (1, 3))
+    assert three - one == 2 * 8 * 100 * 200 * 4  # twice the widest layer in float32, a day
+    monkeypatch.setattr("stfgan_xr.predictors.stfgan.DAY_BYTES", {"cpu": 1})
+    assert predictor.memory(100, 200, 3) == one

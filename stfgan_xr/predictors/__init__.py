@@ -128,3 +128,12 @@ class Predictor(Protocol):
     def predict(self, prepared: Any, coarse: CoarseWindow) -> Prediction:
         """The target days of ``coarse``."""
         ...
+
+
+def memory_of(predictor: Predictor, rows: int, columns: int, days: int) -> int:
+    """Bytes that a method takes for days of a block with its halo, roughly: what it says, or two images.
+
+    A method that needs more has a method ``memory(rows, columns, days)``.
+    """
+    stated = getattr(predictor, "memory", None)
+    return 8 * rows * columns * len(predictor.bands) if stated is None else int(stated(rows, columns, days))

@@ -186,10 +186,11 @@ class STFGAN:
             return replace(exact, fine=min(exact.fine, measured.fine), coarse=min(exact.coarse, measured.coarse))
         return self.architecture.halo(min(measured.fine, exact.fine) - FINE_MARGIN * self.architecture.step, self.ratio)
 
-    @property
-    def maps(self) -> int:
-        """Numbers held at once for each fine pixel, for the estimate of memory."""
-        return 4 * self.architecture.width + 8 * len(self.bands)
+    def memory(self, rows: int, columns: int, days: int) -> int:
+        """Bytes for a block with its halo, roughly: what is kept for an interval, and a batch of days."""
+        kept = 4 * self.architecture.width + 8 * len(self.bands)
+        day = self._day_bytes(rows, columns)
+        return 4 * rows * columns * kept + min(days * day, max(day, DAY_BYTES[torch.device(self._device).type]))
 
     @property
     def _device(self) -> str:
@@ -235,9 +236,11 @@ class STFGAN:
 
     def _batch(self, pair: Pair) -> int:
         rows, columns = (side + 2 * pair.margins.coarse1 for side in pair.shape)
-        architecture = self.architecture
-        day = 8 * rows * columns * architecture.width // architecture.step**2  # twice the widest layer, in float32
-        return max(1, DAY_BYTES[torch.device(self._device).type] // day)
+        return max(1, DAY_BYTES[torch.device(self._device).type] // self._day_bytes(rows, columns))
+
+    def _day_bytes(self, rows: int, columns: int) -> int:
+        """Of one day: twice the widest layer, in float32."""
+        return 8 * rows * columns * self.architecture.width // self.architecture.step**2
 
     def _days(
         self, prepared: Prepared, coarse: CoarseWindow, days: tuple[int, ...]

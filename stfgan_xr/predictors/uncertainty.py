@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo
-from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction, Predictor
+from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction, Predictor, memory_of
 from stfgan_xr.predictors.simple import BracketTensors, to_tensors, weight_after
 
 CAUSES = {
@@ -224,10 +224,9 @@ class Calibrated:
         """What it must see beyond a block."""
         return reach(self.predictor)
 
-    @property
-    def maps(self) -> int:
-        """Numbers held at once for each fine pixel, for the estimate of memory."""
-        return int(getattr(self.predictor, "maps", 2 * len(self.bands))) + 8 * len(self.bands)
+    def memory(self, rows: int, columns: int, days: int) -> int:
+        """Bytes for a block: the method's own, and eight images for the causes."""
+        return memory_of(self.predictor, rows, columns, days) + 32 * rows * columns * len(self.bands)
 
     def prepare(self, bracket: Bracket) -> Prepared:
         """Everything that does not depend on the target day."""
