@@ -132,14 +132,19 @@ def withheld_samples(
     return list(islice((sample for sample in found if sample is not None), count))
 
 
-def _squared_errors(predictor: Predictor, place: Place, triplet: Triplet, window: Window) -> tuple[float, int]:
+def _squared_errors(
+    methods: Sequence[Predictor], place: Place, triplet: Triplet, window: Window
+) -> tuple[list[float], int]:
+    """The sum of each method's squared errors over a block, and how many values it is of."""
     sample = read(place, triplet, window, Halo(fine=0, coarse=1))
     if sample is None:
-        return 0.0, 0
-    interval = interval_of(place, triplet, window, predictor.halo)
-    mean = predictor.predict(predictor.prepare(interval.bracket), interval.coarse).mean[0]
-    error = (mean - sample.target.astype(np.float32) * np.float32(1e-4))[sample.clear]
-    return float(np.square(error, dtype=np.float64).sum()), error.size
+        return [0.0] * len(methods), 0
+    sums, target = [], sample.target.astype(np.float32) * np.float32(1e-4)
+    for method in methods:
+        interval = interval_of(place, triplet, window, method.halo)
+        mean = method.predict(method.prepare(interval.bracket), interval.coarse).mean[0]
+        sums.append(float(np.square((mean - target)[sample.clear], dtype=np.float64).sum()))
+    return sums, int(sample.clear.sum())
 
 
 def compare(
@@ -173,16 +178,14 @@ def compare(
         "linear": Linear(predictor.bands),
         **(others or {}),
     }
-    sums = {
-        name: np.array([_squared_errors(method, *case) for case in cases]).reshape(-1, 2)
-        for name, method in methods.items()
-    }
-    count = int(sums["delta"][:, 1].sum())
-    rmse = {name: float(np.sqrt(parts[:, 0].sum() / max(count, 1))) for name, parts in sums.items()}
+    found = [_squared_errors(list(methods.values()), *case) for case in cases]
+    count = sum(values for _, values in found)
+    totals = np.sum([sums for sums, _ in found], axis=0) if found else np.zeros(len(methods))
+    rmse = {name: float(np.sqrt(total / max(count, 1))) for name, total in zip(methods, totals, strict=True)}
     best = min(rmse["delta"], rmse["linear"])
     skill = 1 - rmse["stfgan"] / best if best else 0.0
     return {
-        "blocks": int((sums["delta"][:, 1] > 0).sum()),
+        "blocks": sum(values > 0 for _, values in found),
         "pixels": count // len(predictor.bands),
         "rmse": rmse,
         "skill": skill,
