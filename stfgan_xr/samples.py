@@ -26,7 +26,7 @@ from stfgan_xr.days import from_number
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.grid import Halo, Window, tile_step
 from stfgan_xr.landscape import Truth
-from stfgan_xr.predictors import Bracket, cropped, progress
+from stfgan_xr.predictors import Bracket, CoarseWindow, cropped, progress
 from stfgan_xr.predictors.simple import to_tensors
 from stfgan_xr.predictors.stages import placed
 from stfgan_xr.sensors import from_reflectance, is_clear, to_reflectance
@@ -92,7 +92,7 @@ class Sample:
     coarse
         ``(4, b, CY, CX)`` reflectance before, on and after the target day, and its level.
     lead
-        ``(1, CY, CX)`` of the target day; both as in :class:`stfgan_xr.predictors.stages.Targets`.
+        ``(1, points CY, points CX)`` of the target day; both as in :class:`stfgan_xr.predictors.stages.Targets`.
     days
         ``(2, Y, X)`` int16 days of the fine images less the target day.
     target
@@ -151,6 +151,50 @@ def interval_of(place: Place, triplet: Triplet, window: Window, halo: Halo, brac
 
 
 @dataclass(frozen=True)
+class Unrest:
+    """Change that nothing foretells: the ground's brightness wanders from the observation before to the one after.
+
+    Between them it goes the way of a random walk, of which the middle of both is the best guess that there is, and no
+    weight of either image better than its share of time. Simulated ground that is at rest would teach otherwise.
+
+    Attributes
+    ----------
+    deviation
+        Of the brightness, as a part of itself, over the whole bracket.
+    scale
+        Pixels (deviation of a Gaussian) that patterns are as large as; None: ground that looks alike wanders alike.
+    colour
+        ``(band,)`` by how much more or less each band does.
+    """
+
+    deviation: float
+    scale: float | None
+    colour: npt.NDArray[np.float32]
+
+    @classmethod
+    def drawn(cls, count: int, draw: np.random.Generator) -> Unrest:
+        """One at random, of ``count`` bands."""
+        scale = float(np.exp(draw.uniform(np.log(0.3), np.log(20)))) if draw.random() < 0.6 else None
+        return cls(float(draw.uniform(0.01, 0.12)), scale, draw.normal(1, 0.4, count).astype(np.float32))
+
+    def steps(self, image: npt.NDArray[np.float32], share: float, draw: np.random.Generator) -> list[Any]:
+        """Change ``(y, x)`` from the day in question to the observation before, and to the one after.
+
+        ``image`` ``(b, y, x)`` is what the ground looks like, ``share`` the part of the time that has passed.
+        """
+        parts = (share, 1 - share)
+        return [np.float32(self.deviation * np.sqrt(part)) * self._pattern(image, draw) for part in parts]
+
+    def _pattern(self, image: npt.NDArray[np.float32], draw: np.random.Generator) -> npt.NDArray[np.float32]:
+        if self.scale is None:
+            looks = np.tensordot(draw.standard_normal(len(image)).astype(np.float32), image, 1)
+            knots = np.quantile(looks[::4, ::4], np.linspace(0, 1, 12))
+            return np.interp(looks, knots, draw.standard_normal(12)).astype(np.float32)
+        field = ndimage.gaussian_filter(draw.standard_normal(image.shape[1:], np.float32), self.scale, mode="wrap")
+        return np.asarray(field / max(float(field.std()), 1e-6), np.float32)
+
+
+@dataclass(frozen=True)
 class Distortion:
     """What a sample is made harder or more varied by, so that weights hold on other land and other sensors.
 
@@ -167,9 +211,15 @@ class Distortion:
     blur
         Pixels (deviation of a Gaussian) that the land itself is smoothed by, target included: not all land has the
         detail of the simulated one, and what is smooth in truth must stay so.
-    noise, seed
-        Deviation of what is added to smoothed observations, which have lost their own, and its random seed. Noise that
-        neighbours do not share tells an image that is smooth from one that was resampled.
+    noise
+        Deviation of what is added to smoothed observations, which have lost their own. Noise that neighbours do not
+        share tells an image that is smooth from one that was resampled.
+    haze
+        Deviation of what each coarse image is off by, from day to day, in patches of a few cells.
+    unrest
+        See :class:`Unrest`.
+    seed
+        Of what is random in noise, haze and unrest.
     """
 
     bands: tuple[int, ...]
@@ -179,6 +229,8 @@ class Distortion:
     contrast: float = 1.0
     blur: float = 0.0
     noise: float = 0.0
+    haze: float = 0.0
+    unrest: Unrest | None = None
     seed: int = 0
 
     @classmethod
@@ -190,17 +242,58 @@ class Distortion:
         bands = tuple(sorted(int(band) for band in draw.permutation(count)[:few]))
         if not distorted:
             return cls(bands)
-        moved, changed, scaled, smooth = draw.random(4) < (0.4, 0.4, 0.5, 0.5)
+        moved, changed, scaled, smooth, hazy, restless = draw.random(6) < (0.4, 0.4, 0.5, 0.5, 0.5, 0.5)
         shift = draw.uniform(-0.5, 0.5, 2) * moved
         gain = (1 + 0.03 * changed * draw.standard_normal(few)).astype(np.float32)
         offset = (0.005 * changed * draw.standard_normal(few)).astype(np.float32)
         contrast = float(draw.uniform(0.6, 1.3)) if scaled else 1.0
         blur, noise = (float(draw.uniform(*bounds)) * smooth for bounds in ((0.3, 1.5), (0.001, 0.004)))
+        haze, unrest = float(draw.uniform(0.002, 0.015)) * hazy, Unrest.drawn(few, draw)
         seed = int(draw.integers(1 << 31))
-        return cls(bands, (float(shift[0]), float(shift[1])), gain, offset, contrast, blur, noise, seed)
+        return cls(
+            bands, (float(shift[0]), float(shift[1])), gain, offset, contrast, blur, noise, haze,
+            unrest if restless else None, seed,
+        )  # fmt: skip
 
-    def coarse(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Coarse images ``(..., b, cy, cx)`` with all bands, as distorted."""
+    def seen(
+        self, interval: Interval, target: npt.NDArray[np.float32], share: float
+    ) -> tuple[Bracket, CoarseWindow, npt.NDArray[np.float32]]:
+        """Bracket, coarse window and target of an interval as distorted.
+
+        ``share`` is the part of the time between the observations that has passed on the target day.
+        """
+        draw, bracket = np.random.default_rng(self.seed), interval.bracket
+        before, target, after = (self._fine(image) for image in (bracket.fine_before, target, bracket.fine_after))
+        coarse = [
+            self._coarse(image) for image in (bracket.coarse_before, interval.coarse.series, bracket.coarse_after)
+        ]
+        if self.unrest is not None:
+            # The day in question stays as it is and the observations wander away from it: so its target needs no field
+            # of the halo, and the coarse days around it stay too.
+            steps = self.unrest.steps(before, share, draw)
+            before, after = (
+                image * (1 + self.unrest.colour[:, None, None] * step)
+                for image, step in zip((before, after), steps, strict=True)
+            )
+            means = [self._cells(step, bracket.ratio) for step in steps]
+            coarse[0], coarse[2] = (
+                image * (1 + self.unrest.colour[:, None, None] * mean)
+                for image, mean in zip((coarse[0], coarse[2]), means, strict=True)
+            )
+        if self.noise:
+            before, after = (
+                image + np.float32(self.noise) * draw.standard_normal(image.shape, np.float32)
+                for image in (before, after)
+            )
+        if self.haze:
+            coarse = [image + np.float32(self.haze) * _haze(image.shape, draw) for image in coarse]
+        bracket = replace(
+            bracket, fine_before=before, fine_after=after, coarse_before=coarse[0], coarse_after=coarse[2]
+        )
+        return bracket, replace(interval.coarse, series=coarse[1]), target
+
+    def _coarse(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Coarse images ``(..., b, cy, cx)`` with all bands, as the sensor is."""
         found = image[..., self.bands, :, :] * np.float32(self.contrast)
         if any(self.shift):
             found = ndimage.shift(found, (0,) * (found.ndim - 2) + self.shift, order=1, mode="nearest")
@@ -208,27 +301,24 @@ class Distortion:
             found = found * self.gain[:, None, None] + self.offset[:, None, None]
         return found.astype(np.float32)
 
-    def fine(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """A fine image ``(b, y, x)`` with all bands, as distorted."""
+    def _fine(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """A fine image ``(b, y, x)`` with all bands, as the land is."""
         found = image[list(self.bands)] * np.float32(self.contrast)
         return ndimage.gaussian_filter(found, (0, self.blur, self.blur)) if self.blur else found
 
-    def bracket(self, bracket: Bracket) -> Bracket:
-        """A bracket as distorted."""
-        before, after = self.fine(bracket.fine_before), self.fine(bracket.fine_after)
-        if self.noise:
-            draw = np.random.default_rng(self.seed)
-            before, after = (
-                image + np.float32(self.noise) * draw.standard_normal(image.shape, np.float32)
-                for image in (before, after)
-            )
-        return replace(
-            bracket,
-            fine_before=before,
-            fine_after=after,
-            coarse_before=self.coarse(bracket.coarse_before),
-            coarse_after=self.coarse(bracket.coarse_after),
-        )
+    def _cells(self, image: npt.NDArray[np.float32], ratio: int) -> npt.NDArray[np.float32]:
+        """Means over cells, shifted as the coarse series is."""
+        rows, columns = image.shape
+        means = image.reshape(rows // ratio, ratio, columns // ratio, ratio).mean((1, 3))
+        return np.asarray(ndimage.shift(means, self.shift, order=1, mode="nearest") if any(self.shift) else means)
+
+
+def _haze(shape: tuple[int, ...], draw: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Of deviation 1 and ``shape`` ``(..., b, cy, cx)``: in patches of a few cells, mostly the same in all bands."""
+    *days, _, rows, columns = shape
+    field = draw.standard_normal((*days, 1, rows, columns)) + 0.5 * draw.standard_normal(shape)
+    smooth = ndimage.gaussian_filter(field, (0,) * (field.ndim - 2) + (1.0, 1.0), mode="wrap")
+    return np.asarray(smooth / max(float(smooth.std()), 1e-6), np.float32)
 
 
 def target_of(place: Place, day: int, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -261,7 +351,7 @@ def read(
     target, clear = target_of(place, triplet.target, window)
     if clear.mean() < LEAST_CLEAR:
         return None
-    cells = max(-(-halo.fine // place.ratio) + 1, halo.coarse) + progress.AROUND
+    cells = max(-(-halo.fine // place.ratio) + 1, halo.coarse) + 2 * progress.AROUND
     interval = interval_of(place, triplet, window, Halo(cells * place.ratio, cells, progress.REACH))
     coarse_missing = np.kron(interval.gaps.missing[0], np.ones((place.ratio, place.ratio), bool))
     clear &= ~(interval.missing | interval.extrapolated | coarse_missing)
@@ -270,9 +360,9 @@ def read(
     names, own = place.landsat.bands if bands is None else bands, place.landsat.bands
     distortion = distortion or Distortion(tuple(range(len(own))))
     count, among = len(names), [names.index(own[number]) for number in distortion.bands]
-    bracket, target = distortion.bracket(interval.bracket), distortion.fine(target)
-    series = replace(interval.coarse, series=distortion.coarse(interval.coarse.series))
-    pace = progress.Pace.of(to_tensors(bracket, torch.device("cpu")), cells - progress.AROUND)
+    share = (triplet.target - triplet.before) / (triplet.after - triplet.before)
+    bracket, series, target = distortion.seen(interval, target, share)
+    pace = progress.Pace.of(to_tensors(bracket, torch.device("cpu")), cells - 2 * progress.AROUND)
     lead = pace.lead_within(triplet.target, torch.from_numpy(series.on(triplet.target))).numpy()
     level = progress.smoothed(series, triplet.target)
     coarse = np.stack([bracket.coarse_before, series.on(triplet.target), bracket.coarse_after, level])
@@ -287,7 +377,7 @@ def read(
     return Sample(
         fine=from_reflectance(np.concatenate([whole(inner.fine_before), whole(inner.fine_after)])),
         coarse=whole(cropped(coarse, cut)),
-        lead=cropped(lead[None], cut),
+        lead=cropped(lead[None], cut * progress.points(place.ratio)),
         days=days.astype(np.int16),
         target=from_reflectance(whole(target)),
         clear=known,
@@ -395,7 +485,8 @@ def cut(sample: Sample, patch: int, ratio: int, draw: np.random.Generator) -> Sa
 def _cut(sample: Sample, window: Window, ratio: int) -> Sample:
     margin = sample.fine.shape[-1] - sample.clear.shape[-1]
     cells = sample.coarse.shape[-1] - sample.clear.shape[-1] // ratio
-    whole = window.cells(ratio)
+    whole, points = window.cells(ratio), progress.points(ratio)
+    at_points = window.cells(ratio // points)
 
     def part(array: npt.NDArray[Any], place: Window, more: int) -> npt.NDArray[Any]:
         return array[..., place.top : place.bottom + more, place.left : place.right + more]
@@ -403,7 +494,7 @@ def _cut(sample: Sample, window: Window, ratio: int) -> Sample:
     return Sample(
         fine=part(sample.fine, window, margin),
         coarse=part(sample.coarse, whole, cells),
-        lead=part(sample.lead, whole, cells),
+        lead=part(sample.lead, at_points, cells * points),
         days=part(sample.days, window, margin),
         target=part(sample.target, window, 0),
         clear=part(sample.clear, window, 0),

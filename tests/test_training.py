@@ -194,7 +194,7 @@ def test_patches_are_parts_of_their_samples(scene: Scene) -> None:
     patch = samples._cut(sample, Window(16, 48, 32, 64), 16)
     assert patch.fine.shape == (4, 64, 64)
     assert patch.coarse.shape == (4, 2, 6, 6)
-    assert patch.lead.shape == (1, 6, 6)
+    assert patch.lead.shape == (1, 24, 24)
     assert np.array_equal(patch.target, sample.target[:, 16:48, 32:64])
     assert np.array_equal(patch.fine[:, 16:-16, 16:-16], sample.fine[:, 32:64, 48:80])
     assert np.array_equal(patch.coarse[..., 2:-2, 2:-2], sample.coarse[..., 3:5, 4:6])
@@ -258,6 +258,46 @@ def test_a_distorted_sample_is_what_it_says(scene: Scene) -> None:
     inner = plain.coarse[..., 1:-1]
     middle = (inner + plain.coarse[..., :-2]) / 2
     assert np.abs(shifted.coarse[:3, ..., 2:-2] - middle[:3, ..., 1:-1]).max() < 1e-6
+
+
+@pytest.mark.parametrize("scale", [0.3, 4.0, None])
+def test_restless_ground_wanders_with_time_and_the_coarse_images_with_it(scene: Scene, scale: float | None) -> None:
+    place = training.corpus([(scene.landsat, scene.modis)])[0]
+    triplet, window, halo = samples.triplets([place])[0], Window(0, 64, 0, 64), Halo(16, 2)
+    plain = samples.read(place, triplet, window, halo)
+    colour = np.array([1, 0.5], np.float32)
+    ratios = []
+    for seed in range(12):
+        unrest = samples.Unrest(0.1, scale, colour)
+        sample = samples.read(place, triplet, window, halo, samples.Distortion((0, 1), unrest=unrest, seed=seed))
+        assert plain is not None
+        assert sample is not None
+        assert np.array_equal(sample.target, plain.target)
+        assert np.array_equal(sample.coarse[[1, 3]], plain.coarse[[1, 3]])
+        wandered = sample.fine / np.maximum(plain.fine, 1) - 1
+        assert np.abs(wandered[1] - wandered[0] / 2).max() < 2e-3  # whole counts
+        coarse = sample.coarse[[0, 2]] / plain.coarse[[0, 2]] - 1
+        for number in range(2):
+            expected = wandered[2 * number].reshape(6, 16, 6, 16).mean((1, 3))
+            assert np.abs(coarse[number, 0, 1:-1, 1:-1] - expected).max() < 2e-3
+        ratios.append(wandered[[0, 2]].std((1, 2)))
+    share = (triplet.target - triplet.before) / (triplet.after - triplet.before)
+    found = np.sqrt(np.mean(np.square(ratios), axis=0)) / np.sqrt([share, 1 - share])
+    assert ((found > 0.05) & (found < 0.15)).all()
+
+
+def test_haze_lies_on_the_coarse_images_alone_and_on_each_day_anew(scene: Scene) -> None:
+    place = training.corpus([(scene.landsat, scene.modis)])[0]
+    triplet, window, halo = samples.triplets([place])[0], Window(0, 64, 0, 64), Halo(16, 2)
+    plain = samples.read(place, triplet, window, halo)
+    hazy = samples.read(place, triplet, window, halo, samples.Distortion((0, 1), haze=0.01))
+    assert plain is not None
+    assert hazy is not None
+    assert np.array_equal(hazy.fine, plain.fine)
+    off = hazy.coarse[:3] - plain.coarse[:3]
+    assert ((off.std((1, 2, 3)) > 0.004) & (off.std((1, 2, 3)) < 0.02)).all()
+    assert abs(np.corrcoef(off.reshape(3, -1))[np.triu_indices(3, 1)]).max() < 0.6
+    assert np.abs(hazy.coarse[3] - plain.coarse[3]).std() < off[1].std()  # the level is a mean over days
 
 
 def test_the_measured_halo_is_enough_and_no_larger_than_needed(scene: Scene, tmp_path: Path) -> None:

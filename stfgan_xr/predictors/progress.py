@@ -2,14 +2,18 @@
 
 Delta written as ``F1 + up(C2 - C1) + w (F3 - F1 - up(C3 - C1))`` takes fine detail from the two observations in the
 proportion ``w`` that has passed of the time between them. What changes abruptly, a harvest, a fire or a flood, has
-changed wholly or not at all on any day. Here ``w`` is replaced by the progress ``p`` of the cell, the least-squares
-solution of ``C2 - C1 = p (C3 - C1)`` over the bands with ``w`` as prior. The noise that decides between data and prior
-is measured in each bracket: by how much the coarse change of the cells around differs from the mean fine change.
+changed wholly or not at all on any day. Here ``w`` is replaced by the progress ``p`` of the ground: ``w`` and a lead
+that makes the cells around depart from the calendar as the coarse image of the day does (:func:`gains`). A cell holds
+more than one parcel; which of them it was shows in the bands, in the cells around and in what looks alike. The noise
+that decides between data and calendar is measured in each bracket: by how much the coarse change of the cells around
+differs from the mean fine change.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,18 +25,24 @@ from stfgan_xr.grid import Halo
 from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
 from stfgan_xr.predictors.simple import BracketTensors, share_of_time, to_tensors, weight_after
 
-AROUND = 2
-"""Cells on each side that the noise of a cell is measured over."""
-NOISE_SHARE, LEAST_NOISE = 0.35, 0.002
-"""Part of the mean square difference of coarse and fine change that is noise of one coarse image, and reflectance that
-this noise is at least."""
-CAUTION = 8.0
-"""As many times the noise, in squares and a band, as a change must be to outweigh the calendar."""
+AROUND = 1
+"""Cells on each side whose departures tell of the points of a cell, and that the noise of a cell is measured over."""
+NOISE_SHARE, LEAST_NOISE = 3.0, 0.006
+"""Times the mean square difference of coarse and fine change that the noise of a departure has, and reflectance that
+it is at least."""
+TOGETHER, ALIKE = 0.04, 0.06
+"""Variance of the lead that all ground around shares, and that only ground shares which looks alike."""
+LIKENESS = 0.03
+"""Reflectance that images of alike ground differ by."""
+SPREAD = 0.7
+"""Cells (deviation of a Gaussian) that a coarse cell sees beyond its edges: point spread and resampling of MODIS."""
+POINTS = 4
+"""At most so many points along a cell."""
 SMOOTHING, REACH = 1.5, 4
 """Days of the Gaussian that the coarse level is smoothed by, and days on either side that it sees: its noise from day
 to day would become the image's. Progress is read from the day itself: events are not shared with the days before."""
-CELLS = AROUND + 1
-"""Coarse halo: the noise around the cells that a bilinear value comes from."""
+CELLS = 2 * AROUND + 1
+"""Coarse halo: what is seen of the cells that the points around a block lie in."""
 
 
 def halo(ratio: int) -> Halo:
@@ -62,43 +72,126 @@ def cells_of(image: Tensor, ratio: int) -> Tensor:
     return functional.avg_pool2d(flat, ratio).reshape(*image.shape[:-2], *(s // ratio for s in image.shape[-2:]))
 
 
-def evidence(change: Tensor, fine_change: Tensor) -> Tensor:
-    """Weight ``(..., band, cy, cx)`` of each band's departure in the progress of a cell, if all cells around are known.
+def points(ratio: int) -> int:
+    """Points along a cell: as many as its pixels can be shared out to, at most :data:`POINTS`.
+
+    >>> points(16), points(15), points(7)
+    (4, 3, 1)
+    """
+    return max(count for count in range(1, POINTS + 1) if ratio % count == 0)
+
+
+def neighbours(cells: Tensor) -> Tensor:
+    """Each cell with those around it: ``(CY, CX, ...)`` to ``(cy, cx, 9, ...)``."""
+    across = 2 * AROUND + 1
+    rows, columns = (side - 2 * AROUND for side in cells.shape[:2])
+    shifted = [cells[top : top + rows, left : left + columns] for top in range(across) for left in range(across)]
+    return torch.stack(shifted, dim=2)
+
+
+def split(image: Tensor, count: int) -> Tensor:
+    """Points ``(channel, y, x)`` by cell: ``(cy, cx, count^2, channel)``, ``count`` along a cell."""
+    channels, rows, columns = image.shape
+    parts = image.reshape(channels, rows // count, count, columns // count, count)
+    return parts.permute(1, 3, 2, 4, 0).reshape(rows // count, columns // count, count**2, channels)
+
+
+@cache
+def seen(count: int) -> tuple[Tensor, Tensor]:
+    """Of the points of a cell and those around it: squared distances in cells, and their shares in the cells.
+
+    The share ``(points, cells)`` is how much of a point a coarse cell sees, a box behind a Gaussian.
+    """
+    across = 2 * AROUND + 1
+    centre = (torch.arange(across * count) + 0.5) / count
+    edges = torch.arange(across + 1.0)
+    below = 0.5 * (1 + torch.erf((edges - centre[:, None]) / (SPREAD * math.sqrt(2))))
+
+    def by_cell(of_axis: Tensor) -> tuple[Tensor, Tensor]:
+        """Values along an axis ``(points, n)`` at all points, in the order of :func:`neighbours` and :func:`split`."""
+        both = (of_axis[:, None].expand(-1, len(of_axis), -1), of_axis[None].expand(len(of_axis), -1, -1))
+        first, second = (split(values.permute(2, 0, 1), count).flatten(0, 2) for values in both)
+        return first, second
+
+    (rows, columns), (down, right) = by_cell(centre[:, None]), by_cell(below[:, 1:] - below[:, :-1])
+    distance = (rows - rows.T) ** 2 + (columns - columns.T) ** 2
+    return distance, (down[:, :, None] * right[:, None, :]).flatten(1) / count**2
+
+
+def noise_of(images: Tensor, change: Tensor, count: int) -> Tensor:
+    """Variance ``(band, cy, cx)`` of the noise of departures: how far coarse change is from what cells see of the fine.
 
     Parameters
     ----------
+    images
+        ``(2 band, y, x)`` both fine images averaged to points, with twice :data:`AROUND` cells more on every side.
     change
-        ``(..., band, CY, CX)`` coarse change from before to after.
-    fine_change
-        Mean fine change of the same cells.
+        ``(band, CY, CX)`` coarse change from before to after, with :data:`AROUND` cells more on every side.
+    count
+        Points along a cell.
     """
-    square = ((change - fine_change) ** 2).reshape(-1, 1, *change.shape[-2:])
-    around = functional.avg_pool2d(square, 2 * AROUND + 1, stride=1)
-    inner = change[..., AROUND:-AROUND, AROUND:-AROUND]
-    noise = NOISE_SHARE * around.reshape(inner.shape) + LEAST_NOISE**2
-    told = (inner**2 / noise).sum(-3, keepdim=True) + CAUTION * change.shape[-3]
-    return inner / noise / told
+    before, after = neighbours(split(images, count)).flatten(2, 3).chunk(2, dim=-1)
+    share = seen(count)[1].to(images.device)
+    share = share[:, share.shape[1] // 2]
+    expected = torch.einsum("yxpb,p->byx", after - before, share / share.sum())
+    around = functional.avg_pool2d((change - expected)[:, None] ** 2, 2 * AROUND + 1, stride=1)[:, 0]
+    return NOISE_SHARE * around + LEAST_NOISE**2
+
+
+def gains(images: Tensor, noise: Tensor, count: int) -> Tensor:
+    """What the departures of the cells around tell of the lead of points: ``(cy, cx, points, cells and bands)``.
+
+    The lead is taken for a Gaussian process whose points vary together where they lie near one another, and more so
+    where they look alike in both images: parcels of a kind ripen and are harvested together. A cell's departure is
+    the sum of lead times change over the points it sees, plus noise (Rasmussen and Williams 2006, equation 2.25).
+
+    Parameters
+    ----------
+    images
+        ``(2 band, y, x)`` both fine images averaged to points, with :data:`AROUND` cells more on every side.
+    noise
+        ``(band, cy, cx)`` :func:`noise_of` the cells.
+    count
+        Points along a cell.
+    """
+    distance, share = (tensor.to(images.device) for tensor in seen(count))
+    bands, cells = len(noise), share.shape[1]
+    own = slice(cells // 2 * count**2, (cells // 2 + 1) * count**2)
+    near = TOGETHER * torch.exp(-distance / 2)
+    rows = []
+    looks = neighbours(split(images, count)).flatten(2, 3)
+    for look, variance in zip(looks, noise.permute(1, 2, 0), strict=True):  # a row of cells at a time: memory
+        unlike = torch.cdist(look, look, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+        covariance = near + ALIKE * torch.exp(-unlike / (4 * bands * LIKENESS**2))
+        change = look[..., bands:] - look[..., :bands]
+        weight = (share[None, :, :, None] * change[:, :, None, :]).flatten(2)
+        told = covariance @ weight
+        spread = weight.mT @ told + torch.diag_embed(variance.repeat(1, cells))
+        rows.append(torch.linalg.solve(spread, told[:, own].mT).mT)
+    return torch.stack(rows)
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What of a bracket tells how far its cells have come, on the block and some cells around.
+    """What of a bracket tells how far its ground has come, on the block and some cells around.
 
     Attributes
     ----------
-    before, change, weight
-        ``(band, cy, cx)`` coarse image before, its change until after, and :func:`evidence`.
+    before, change
+        ``(band, CY, CX)`` coarse image before and its change until after, with :data:`AROUND` more cells around.
+    gain
+        :func:`gains`.
     day_before, day_after
-        ``(y, x)`` days of the fine observations on the same ground.
+        ``(y, x)`` days of the fine observations on the ground of ``before``.
     ratio
         Fine pixels along a cell.
     beyond
-        Cells that the bracket's coarse images have beyond these, on every side.
+        Cells that the bracket's coarse images have beyond those of ``gain``, on every side.
     """
 
     before: Tensor
     change: Tensor
-    weight: Tensor
+    gain: Tensor
     day_before: Tensor
     day_after: Tensor
     ratio: int
@@ -106,46 +199,48 @@ class Pace:
 
     @classmethod
     def of(cls, whole: BracketTensors, cells: int) -> Pace:
-        """Of a bracket whose halo holds ``cells + AROUND`` cells of both kinds."""
-        ratio, wide = whole.ratio, whole.crop((cells + AROUND) * whole.ratio)
-        spare = whole.halo.coarse - cells - AROUND
+        """Of a bracket whose halo holds ``cells + 2 AROUND`` cells of both kinds."""
+        ratio, near, count = whole.ratio, cells + AROUND, points(whole.ratio)
+        spare = whole.halo.coarse - near
 
-        def inner(coarse: Tensor, cut: int) -> Tensor:
-            return coarse[..., cut : coarse.shape[-2] - cut, cut : coarse.shape[-1] - cut]
+        def inner(coarse: Tensor) -> Tensor:
+            return coarse[..., spare : coarse.shape[-2] - spare, spare : coarse.shape[-1] - spare]
 
-        change = inner(whole.coarse_after - whole.coarse_before, spare)
-        weight = evidence(change, cells_of(wide.fine_after - wide.fine_before, ratio))
-        near = wide.crop(cells * ratio)
-        beyond = spare + AROUND
-        before = inner(whole.coarse_before, beyond)
-        return cls(before, inner(change, AROUND), weight, near.day_before, near.day_after, ratio, beyond)
+        before, change = inner(whole.coarse_before), inner(whole.coarse_after - whole.coarse_before)
+        wide, seen = whole.crop((near + AROUND) * ratio), whole.crop(near * ratio)
+        images = cells_of(torch.cat([wide.fine_before, wide.fine_after]), ratio // count)
+        noise, cut = noise_of(images, change, count), AROUND * count
+        gain = gains(images[:, cut:-cut, cut:-cut], noise, count)
+        return cls(before, change, gain, seen.day_before, seen.day_after, ratio, spare + AROUND)
 
     def lead(self, day: int, coarse: Tensor) -> Tensor:
-        """How far cells are ahead of the calendar on a day: ``(cy, cx)``, added to the share of time that has passed.
+        """How far points are ahead of the calendar on a day: ``(y, x)``, added to the share of time that has passed.
 
         Parameters
         ----------
         day
             Days since 1970-01-01.
         coarse
-            ``(band, cy, cx)`` coarse image of the day on the cells of the pace.
+            ``(band, CY, CX)`` coarse image of the day on the cells of ``before``.
         """
         # Pixels with one observation or none are of no use here, and the days of those without any mean nothing.
         both = (self.day_after > self.day_before).to(coarse.dtype)
         share = cells_of(both * share_of_time(self.day_before, self.day_after, day), self.ratio)
         passed = share / cells_of(both, self.ratio).clamp(min=1e-6)
-        departure = coarse - self.before - passed * self.change
-        return (passed + (self.weight * departure).sum(-3)).clamp(0, 1) - passed
+        departure = neighbours((coarse - self.before - passed * self.change).permute(1, 2, 0)).flatten(2)
+        lead = (self.gain @ departure[..., None])[..., 0]
+        rows, columns, count = *lead.shape[:2], points(self.ratio)
+        return lead.reshape(rows, columns, count, count).permute(0, 2, 1, 3).reshape(rows * count, columns * count)
 
     def lead_within(self, day: int, coarse: Tensor) -> Tensor:
-        """:meth:`lead` on all cells ``(CY, CX)`` of a bracket, zero beyond those known."""
-        cut = slice(self.beyond, -self.beyond)
-        return functional.pad(self.lead(day, coarse[..., cut, cut]), [self.beyond] * 4)
+        """:meth:`lead` on the points of all cells of a bracket, zero beyond those known."""
+        cut = slice(self.beyond - AROUND, AROUND - self.beyond or None)
+        return functional.pad(self.lead(day, coarse[..., cut, cut]), [self.beyond * points(self.ratio)] * 4)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is the same on every day of an interval: the block's bracket, its pace with one cell around, and what the
+    """What is the same on every day of an interval: the block's bracket, its pace with a cell around, and what the
     fine change has that the coarse one has not."""
 
     pair: BracketTensors
@@ -196,6 +291,6 @@ class Progress:
     def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
         pair = prepared.pair
         lead = prepared.pace.lead_within(day, torch.from_numpy(coarse.on(day)))
-        progress = (weight_after(pair, day) + pair.up(lead)).clamp(0, 1)
+        progress = (weight_after(pair, day) + pair.up(lead, points(pair.ratio))).clamp(0, 1)
         level = pair.up(torch.from_numpy(smoothed(coarse, day)) - pair.coarse_before)
         return pair.fine_before + level + progress * prepared.detail

@@ -32,11 +32,11 @@ class BracketTensors:
     halo: Halo
     margin: int
 
-    def up(self, coarse: Tensor) -> Tensor:
-        """Coarse cells ``(..., cy, cx)`` at the fine pixels of the block plus margin."""
+    def up(self, coarse: Tensor, points: int = 1) -> Tensor:
+        """Coarse cells ``(..., cy, cx)``, or ``points`` along each, at the fine pixels of the block plus margin."""
         rows, columns = self.day_before.shape
-        start = (-self.margin, -self.margin)
-        return upsample(coarse, (rows, columns), ratio=self.ratio, halo=self.halo.coarse, start=start)
+        start, halo = (-self.margin, -self.margin), self.halo.coarse * points
+        return upsample(coarse, (rows, columns), ratio=self.ratio // points, halo=halo, start=start)
 
     def crop(self, margin: int) -> BracketTensors:
         """The same with a smaller margin."""

@@ -231,12 +231,14 @@ class Pair:
         rows, columns = self.fine.shape[-2:]
         return rows - 2 * self.margins.fine1, columns - 2 * self.margins.fine1
 
-    def up(self, coarse: Tensor, margin: int, step: int = 1) -> Tensor:
-        """Coarse cells ``(n, b, cy, cx)`` on the block plus ``margin`` fine pixels, pixels of ``step``."""
+    def up(self, coarse: Tensor, margin: int, step: int = 1, points: int = 1) -> Tensor:
+        """Coarse cells ``(n, b, cy, cx)`` on the block plus ``margin`` fine pixels, pixels of ``step``.
+
+        With ``points`` along a cell, ``(n, b, points cy, points cx)``.
+        """
         rows, columns = ((side + 2 * margin) // step for side in self.shape)
-        return upsample(
-            coarse, (rows, columns), ratio=self.ratio, halo=self.coarse_halo, start=(-margin, -margin), step=step
-        )
+        ratio, halo = self.ratio // points, self.coarse_halo * points
+        return upsample(coarse, (rows, columns), ratio=ratio, halo=halo, start=(-margin, -margin), step=step)
 
     def cut(self, margin: int) -> Tensor:
         """The fine images of the block plus ``margin``."""
@@ -256,7 +258,8 @@ class Targets:
     level
         ``(n, b, cy, cx)`` :func:`stfgan_xr.predictors.progress.smoothed` of them.
     lead
-        ``(n, 1, cy, cx)`` :meth:`stfgan_xr.predictors.progress.Pace.lead`; zero on cells that the result does not see.
+        ``(n, 1, y, x)`` :meth:`stfgan_xr.predictors.progress.Pace.lead` of some points along each cell; zero where the
+        result does not see it.
     """
 
     days: Tensor
@@ -422,7 +425,8 @@ def anchor(pair: Pair, targets: Targets, margin: int, detail: Tensor | None = No
     """The anchor of a batch of days with ``margin``; ``detail`` if it is known."""
     detail = _detail(pair, margin) if detail is None else detail
     passed = position(pair, targets.days, margin)
-    share = (passed + pair.up(targets.lead, margin)).clamp(0, 1)
+    points = targets.lead.shape[-1] // targets.coarse.shape[-1]
+    share = (passed + pair.up(targets.lead, margin, points=points)).clamp(0, 1)
     before = pair.cut(margin).chunk(2, dim=1)[0]
     image = before + pair.up(targets.level - pair.coarse_before, margin) + share * detail
     return Anchor(image, share, fade(passed), detail)
