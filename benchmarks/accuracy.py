@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
+import torch
 import typer
 from affine import Affine
 from odc.geo.geobox import GeoBox
@@ -29,7 +30,7 @@ from rich.table import Table
 from scipy import ndimage
 
 from pipelines.console import err, main, out
-from stfgan_xr import simulate, store
+from stfgan_xr import simulate, store, training
 from stfgan_xr.brackets import DatasetSeries, Interval, intervals, series
 from stfgan_xr.checkpoint import read_config, resolve, shipped
 from stfgan_xr.datasets import counts_dataset, read_pairs
@@ -38,13 +39,25 @@ from stfgan_xr.grid import Window
 from stfgan_xr.landscape import World
 from stfgan_xr.metrics import scores
 from stfgan_xr.predictors.methods import make
+from stfgan_xr.predictors.resample import upsample
+from stfgan_xr.samples import Distortion
 from stfgan_xr.sensors import BANDS, from_reflectance
 
 METHODS = ("linear", "delta", "progress", "stfgan")
+ORACLE = "oracle"
+"""Progress with the true mean of every cell: what is left to those who know nothing finer."""
 FIRST_SEED = 301
 STARTS = (date(2019, 2, 1), date(2019, 5, 15), date(2019, 8, 1), date(2020, 3, 1), date(2020, 9, 15))
 SPANS = ((4, 8), (9, 16), (17, 32), (33, 64))
 """Days from the acquisition before to the one after; one case of each in a world."""
+FAULTS = {
+    "coarse images half a cell off": {"shift": (0.35, 0.35)},
+    "coarse images 3 % too bright": {"gain": 1.03},
+    "coarse images hazy (0.01)": {"haze": 0.01},
+}
+"""What is wrong with the six bands of some of the worlds, to see what it costs."""
+WITH_FAULTS = 6
+"""Worlds that these are tried on."""
 SUBSETS = {"six bands": BANDS, "four bands": BANDS[:4], "near infrared": ("nir",)}
 CHANGED = 0.05
 """Reflectance (root mean square over bands) by which a pixel of abrupt change must differ from one of its bracketing
@@ -86,13 +99,20 @@ class Scene:
     coarse: DatasetSeries
     ratio: int
     model: Path | None = None
+    fault: Distortion | None = None
+    stands_in: str | None = None
+    """Method that is used in place of stfgan, if a guard chose another."""
 
     def predict(self, method: str, kept: Sequence[int], day: int) -> tuple[Interval, Float]:
         """A method's image of a day from the acquisitions kept."""
-        predictor = make(method, self.fine.bands, self.model if method == "stfgan" else None, self.ratio)
+        used = (self.stands_in or method) if method == "stfgan" else method
+        predictor = make(used, self.fine.bands, self.model if used == "stfgan" else None, self.ratio)
         window, known = Window(0, self.fine.shape[0], 0, self.fine.shape[1]), self.fine.select(kept)
         interval = next(intervals(known, self.coarse, window, [day], predictor.halo, self.ratio))
-        return interval, predictor.predict(predictor.prepare(interval.bracket), interval.coarse).mean[0]
+        bracket, coarse = interval.bracket, interval.coarse
+        if self.fault is not None:
+            bracket, coarse, _ = self.fault.seen(interval, bracket.fine_before, 0.5)
+        return interval, predictor.predict(predictor.prepare(bracket), coarse).mean[0]
 
     def score(
         self, before: int, day: int, after: int, truth: Float, known: Bool, parts: dict[str, Bool] | None = None,
@@ -106,6 +126,7 @@ class Scene:
             where = where & _usable(interval, self.ratio)
         if where.mean() < 0.1:
             return None
+        images[ORACLE] = oracle(images["progress"], truth, where, self.ratio)
         found = {name: scores(image, truth, where, self.ratio) for name, image in images.items()}
         values = {name: _known({key: getattr(score, key) for key in SHOWN}) for name, score in found.items()}
         sums = {
@@ -131,6 +152,21 @@ def _rmse(error: Float, where: Bool) -> float:
     return float(np.sqrt((error[:, where] ** 2).mean()))
 
 
+def oracle(image: Float, truth: Float, where: Bool, ratio: int) -> Float:
+    """An image brought to the true mean of each cell, over the pixels in question, without steps between cells."""
+
+    def means(pixels: Float) -> Float:
+        rows, columns = (side // ratio for side in where.shape)
+        cells = np.where(where, pixels, 0).reshape(-1, rows, ratio, columns, ratio).sum((2, 4))
+        return cells / np.maximum(where.reshape(rows, ratio, columns, ratio).sum((1, 3)), 1)
+
+    found = image
+    for _ in range(10):
+        missing = torch.from_numpy(means(truth - found).astype(np.float32))
+        found = found + upsample(missing, where.shape, ratio=ratio, halo=0).numpy()
+    return found
+
+
 def unseen(folder: Path, seed: int, size: int) -> tuple[World, Path]:
     """An unseen world and a run folder with its cubes; they are made once."""
     start = STARTS[(seed - FIRST_SEED) % len(STARTS)]
@@ -144,13 +180,20 @@ def unseen(folder: Path, seed: int, size: int) -> tuple[World, Path]:
     return world, run
 
 
-def simulated(folder: Path, worlds: int, size: int, bands: Sequence[str], model: Path | None) -> Iterator[Case]:
+def _fault(bands: int, seed: int, shift: tuple[float, float] = (0, 0), gain: float = 1, haze: float = 0) -> Distortion:
+    gains, offsets = np.full(bands, gain, np.float32), np.zeros(bands, np.float32)
+    return Distortion(tuple(range(bands)), shift, gains, offsets, haze=haze, seed=seed)
+
+
+def simulated(
+    folder: Path, worlds: int, size: int, bands: Sequence[str], model: Path | None, fault: dict[str, Any] | None = None
+) -> Iterator[Case]:
     """A day of each world for each length of the bracket."""
     for seed in range(FIRST_SEED, FIRST_SEED + worlds):
         world, run = unseen(folder, seed, size)
         fine, coarse = (series(store.open_counts(run / f"{name}.zarr"), bands) for name in ("landsat", "modis"))
         scene, draw, sudden = (
-            Scene(f"world {seed}", fine, coarse, 16, model),
+            Scene(f"world {seed}", fine, coarse, 16, model, _fault(len(bands), seed, **fault) if fault else None),
             np.random.default_rng(seed),
             world.abrupt(),
         )
@@ -183,16 +226,44 @@ def salton(model: Path | None, nearest: bool) -> Iterator[Case]:
     """Triplets of the Salton Sea of at most fifty days, or each day with its neighbours."""
     pairs = read_pairs(SALTON)
     fine, coarse = series(pairs.landsat().compute()), series(pairs.modis().compute())
-    scene, clear = Scene("salton sea", fine, coarse, pairs.ratio, model), _clear(fine)
+    yield from _triplets(Scene("salton sea", fine, coarse, pairs.ratio, model), _clear(fine), nearest)
+
+
+def _triplets(scene: Scene, clear: dict[int, Bool], nearest: bool = False) -> Iterator[Case]:
     days = sorted(clear)
     for a, before in enumerate(days):
         for b in range(a + 2, a + 3 if nearest else len(days)):
             if b >= len(days) or (not nearest and days[b] > before + 50):
                 continue
             for day in days[a + 1 : b]:
-                case = scene.score(before, day, days[b], *_observed(fine, clear, day), alone=not nearest)
+                case = scene.score(before, day, days[b], *_observed(scene.fine, clear, day), alone=not nearest)
                 if case is not None:
                     yield case
+
+
+def adapted(folder: Path, model: Path | None, minutes: float) -> Iterator[Case]:
+    """The Salton Sea by halves: triplets of one half, predicted as ``fuse --adapt --guard`` does on the other.
+
+    Weights are adapted to the acquisitions of the other half and used if they beat those they came from and progress
+    on its withheld days; else the unadapted ones if these beat progress there; else progress.
+    """
+    pairs = read_pairs(SALTON)
+    landsat, modis = pairs.landsat().compute(), pairs.modis().compute()
+    fine, coarse = series(landsat), series(modis)
+    clear = _clear(fine)
+    middle = sorted(clear)[len(clear) // 2]
+    for number, own in enumerate((fine.days[0], middle)):
+        end = middle if number == 0 else fine.days[-1] + 1
+        inside = [own <= day < end for day in fine.days]
+        other = landsat.isel(time=np.flatnonzero(~np.array(inside)))
+        out_folder = folder / f"adapted-{number}-{minutes:g}"
+        found = training.adapt([(other, modis)], "shipped" if model is None else model, out_folder, minutes)
+        errors = found["withheld"]["rmse"]
+        used = out_folder / "stfgan.safetensors" if found["used"] else model
+        beaten = errors["stfgan" if found["used"] else "from"] < errors["progress"]
+        err.print(f"half {number + 1}: {found['why']}; {'the weights' if beaten else 'progress'} used", highlight=False)
+        scene = Scene("salton sea", fine, coarse, pairs.ratio, used, stands_in=None if beaten else "progress")
+        yield from _triplets(scene, {day: where for day, where in clear.items() if own <= day < end})
 
 
 def pucallpa(model: Path | None) -> Iterator[Case]:
@@ -245,7 +316,9 @@ class Group:
     cases: Callable[[], Iterator[Case]]
 
 
-def groups(folder: Path, worlds: int, size: int, model: Path | None, bands: Sequence[str]) -> list[Group]:
+def groups(
+    folder: Path, worlds: int, size: int, model: Path | None, bands: Sequence[str], minutes: float
+) -> list[Group]:
     """All kinds that can be scored here, ``bands`` being those of the weights."""
     found = [
         Group(
@@ -256,9 +329,24 @@ def groups(folder: Path, worlds: int, size: int, model: Path | None, bands: Sequ
         for name, subset in SUBSETS.items()
         if set(subset) <= set(bands)
     ]
+    if set(BANDS) <= set(bands):
+        few = min(worlds, WITH_FAULTS)
+        found += [
+            Group(
+                f"worlds, {name}",
+                f"{few} demo worlds, six bands, {name}",
+                partial(simulated, folder, few, size, BANDS, model, fault),
+            )
+            for name, fault in FAULTS.items()
+        ]
     if SALTON.is_file():
         found += [
             Group("salton sea", "Salton Sea, triplets within fifty days", partial(salton, model, nearest=False)),
+            Group(
+                "salton sea, adapted",
+                "Salton Sea by halves, each with weights adapted to the other and guarded",
+                partial(adapted, folder, model, minutes),
+            ),
             Group(
                 "salton sea, nearest", "Salton Sea, each day from its neighbours", partial(salton, model, nearest=True)
             ),
@@ -272,7 +360,7 @@ def summary(cases: list[Case]) -> list[dict[str, Any]]:
     """By method: mean scores; RMSE against B: of means, mean, worst, the share up to 1.02, and where abrupt."""
     bar = np.array([case.bar() for case in cases])
     rows = []
-    for name in METHODS:
+    for name in cases[0].scores:
         rmse = np.array([case.scores[name]["rmse"] for case in cases])
         row: dict[str, Any] = {"method": name, "cases": len(cases), "bar": float(bar.mean())}
         for key in SHOWN:
@@ -330,7 +418,8 @@ Weights: `{sha256}`, of {bands}.
 B is the better of linear and delta of each case, in hindsight. RMSE is of reflectance, over the pixels with a value of
 every method, averaged over bands. Abrupt: pixels of a world that change at once, as a flood or a harvest does, on some
 day; changed: those that have done so since or until a bracketing day. Best is an SSIM of 1; SAM is in degrees, ERGAS
-with h/l of the cubes.
+with h/l of the cubes. Oracle: progress brought to the true mean of every coarse cell; what is left to it is detail that
+no coarse image shows.
 
 Trained on: demo worlds of the seeds 1 to 16 and nothing else. Scored here: demo worlds of the seeds from {seed} on,
 `pairs/salton_sea_nir` (without 2020-11-26) and `landsat/pucallpa_8bit`, which no weights have seen; the constants of
@@ -376,6 +465,7 @@ def command(
     size: Annotated[int, typer.Option(min=64, help="Pixels along a world.")] = 256,
     model: Annotated[Path | None, typer.Option(help="Weights of stfgan. Default: those of the package.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where worlds are kept between runs.")] = None,
+    minutes: Annotated[float, typer.Option(help="Minutes of training on each half of the Salton Sea.")] = 3,
     to: Annotated[Path, typer.Option(help="File of the figures.")] = RESULTS,
     page: Annotated[Path, typer.Option(help="Markdown of the figures.")] = DOCUMENT,
 ) -> None:
@@ -387,7 +477,7 @@ def command(
         "groups": {},
     }
     with tempfile.TemporaryDirectory() as temporary:
-        for group in groups(folder or Path(temporary), worlds, size, model, config["bands"]):
+        for group in groups(folder or Path(temporary), worlds, size, model, config["bands"], minutes):
             cases = list(group.cases())
             if cases:
                 _show(group.title, cases)

@@ -212,8 +212,8 @@ class Distortion:
         Pixels (deviation of a Gaussian) that the land itself is smoothed by, target included: not all land has the
         detail of the simulated one, and what is smooth in truth must stay so.
     noise
-        Deviation of what is added to smoothed observations, which have lost their own. Noise that neighbours do not
-        share tells an image that is smooth from one that was resampled.
+        Deviation of what is added to smoothed observations, which have lost their own. Mostly next to none: what is
+        smooth and free of noise must not be taken for blurred and sharpened.
     haze
         Deviation of what each coarse image is off by, from day to day, in patches of a few cells.
     unrest
@@ -242,12 +242,12 @@ class Distortion:
         bands = tuple(sorted(int(band) for band in draw.permutation(count)[:few]))
         if not distorted:
             return cls(bands)
-        moved, changed, scaled, smooth, hazy, restless = draw.random(6) < (0.4, 0.4, 0.5, 0.5, 0.5, 0.5)
+        moved, changed, scaled, smooth, hazy, restless = draw.random(6) < (0.4, 0.4, 0.5, 0.75, 0.5, 0.5)
         shift = draw.uniform(-0.5, 0.5, 2) * moved
         gain = (1 + 0.03 * changed * draw.standard_normal(few)).astype(np.float32)
         offset = (0.005 * changed * draw.standard_normal(few)).astype(np.float32)
         contrast = float(draw.uniform(0.6, 1.3)) if scaled else 1.0
-        blur, noise = (float(draw.uniform(*bounds)) * smooth for bounds in ((0.3, 1.5), (0.001, 0.004)))
+        blur, noise = float(draw.uniform(0.3, 2)) * smooth, float(10 ** draw.uniform(-4, -2.4)) * smooth
         haze, unrest = float(draw.uniform(0.002, 0.015)) * hazy, Unrest.drawn(few, draw)
         seed = int(draw.integers(1 << 31))
         return cls(

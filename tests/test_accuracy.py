@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.accuracy import METHODS, Case, by_span, document, summary
+from benchmarks.accuracy import METHODS, Case, by_span, document, oracle, summary
 
 
 def made(place: str, span: int, rmse: dict[str, float], abrupt: dict[str, float] | None = None) -> Case:
@@ -58,3 +59,19 @@ def test_the_document_states_commands_weights_and_figures() -> None:
     assert rows == ["| progress | 0.0171 | 0.855 | 0.910 | 1.020 | 100% | 0.750 | 0.9000 | 2.000 | 1.000 |"]
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table[:6]}) == 1
+
+
+def test_the_oracle_has_the_true_mean_of_every_cell_and_the_detail_of_the_image() -> None:
+    rng = np.random.default_rng(0)
+    detail, shift = rng.normal(0, 0.01, (2, 32, 48)).astype("float32"), rng.uniform(0, 0.3, (2, 4, 6))
+    truth = (np.kron(shift, np.ones((8, 8))) + detail).astype("float32")
+    where = rng.random((32, 48)) < 0.7
+
+    def means(image: Any) -> Any:
+        cells = np.where(where, image, 0).reshape(2, 4, 8, 6, 8).sum((2, 4))
+        return cells / where.reshape(4, 8, 6, 8).sum((1, 3))
+
+    found = oracle(detail, truth, where, 8)
+    assert np.abs(means(found) - means(truth)).max() < 0.02
+    assert np.abs(means(detail) - means(truth)).max() > 0.2
+    assert np.abs(oracle(truth, truth, where, 8) - truth).max() < 1e-6
