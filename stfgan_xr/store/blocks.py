@@ -126,8 +126,9 @@ def set_state(folder: Folder, state: Mapping[str, Any]) -> None:
         zarr.open_group(opened(folder, False), mode="r+", zarr_format=3).attrs["stfgan_xr"] = dict(state)
 
 
-def is_there(folder: Folder) -> bool:
+def is_there(path: Where) -> bool:
     """Whether a cube is there, finished or not."""
+    folder = as_folder(path)
     return folder.exists() and status(open_group(folder)) != CREATING
 
 
@@ -275,9 +276,9 @@ def sealed(records: Iterable[Mapping[str, Any]]) -> str:
     return found.hexdigest()
 
 
-def blocks_of(folder: Folder) -> list[Block]:
+def blocks_of(path: Where) -> list[Block]:
     """All blocks of a cube that is there, in order."""
-    state = state_of(folder)
+    state = state_of(as_folder(path))
     days, shape = len(state["identity"]["days"]), state["identity"]["grid"][-2:]
     run, tile = state["layout"]["run"], state["layout"]["tile"]
     return [
@@ -285,6 +286,11 @@ def blocks_of(folder: Folder) -> list[Block]:
         for first in range(0, days, run)
         for window in tiles((shape[0], shape[1]), tile)
     ]
+
+
+def variables_of(path: Where) -> list[str]:
+    """Names of the variables that the blocks of a cube hold."""
+    return list(state_of(as_folder(path))["layout"]["variables"])
 
 
 def missing_blocks(path: Where) -> list[str]:
