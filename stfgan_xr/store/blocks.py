@@ -23,6 +23,7 @@ from stfgan_xr.store.groups import (
     CREATING,
     MEND,
     ROOT,
+    Fresh,
     Where,
     open_array,
     open_group,
@@ -205,7 +206,7 @@ def write_block(path: Where, layout: Layout, block: Block, arrays: Mapping[str, 
     """
     folder = as_folder(path)
     with folder.writing():
-        group = zarr.open_group(opened(folder, False), mode="r+", zarr_format=3)
+        group = zarr.open_group(Fresh(opened(folder, False)), mode="r+", zarr_format=3)
     for name, variable in layout.variables.items():
         region = layout.region(variable, block)
         expected = tuple(part.stop - part.start for part in region)
