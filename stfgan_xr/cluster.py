@@ -94,6 +94,9 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
 
     # distributed tells of every connection on import; its warnings are enough.
     logging.getLogger("distributed").setLevel(logging.WARNING)
+    # Workers that die and a scheduler that is lost are told of by run, without tracebacks.
+    for name in ("client", "comm", "nanny", "scheduler", "utils"):
+        logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=15)
@@ -108,9 +111,22 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
     with client:
         try:
             yield client
+        except Exception:
+            raise
+        except BaseException:  # asked to end: what is being done is abandoned
+            _abandon(client.cluster)
+            raise
         finally:
             if client.cluster is not None:
                 client.cluster.close()
+
+
+def _abandon(cluster: Any) -> None:
+    """End the workers of a cluster of this machine at once; closing it would wait for their blocks first."""
+    for nanny in getattr(cluster, "workers", {}).values():
+        nanny.auto_restart = False
+        if getattr(nanny, "pid", None):
+            os.kill(nanny.pid, signal.SIGKILL)
 
 
 def _threads(count: int) -> Any:
