@@ -543,9 +543,6 @@ def repeats(plan: Plan, count: int = 5) -> dict[str, Any]:
         subprocess.run(_command(plan, out, "--workers", str(number)), check=True, capture_output=True)
         found.append(contents(out))
     with dask(plan.folder, 1, 2) as (address, _):
-        subprocess.run(
-            _command(plan, plan.folder / "threads", "--scheduler", address), check=True, capture_output=True
-        )
+        subprocess.run(_command(plan, plan.folder / "threads", "--scheduler", address), check=True, capture_output=True)
         found.append(contents(plan.folder / "threads"))
     return {"runs": len(found), "different": len(set(found))}
-

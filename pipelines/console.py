@@ -94,7 +94,7 @@ def main(command: Any) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry is a warning there; the last failure is ours
     signal.signal(signal.SIGTERM, _terminate)
-    sys.unraisablehook = _again
+    before, sys.unraisablehook = sys.unraisablehook, _again
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
     app.command()(command)
     try:
@@ -109,6 +109,8 @@ def main(command: Any) -> None:
         if known is None:
             _complain(f"unexpected {type(error).__name__}: {error} (STFGAN_XR_DEBUG=1 shows where; please report it)")
         code = UNEXPECTED if known is None else known
+    finally:
+        sys.unraisablehook = before
     sys.exit(code)
 
 

@@ -64,16 +64,17 @@ def _look(path: Folder, name: str) -> list[store.Damage]:
         damages, blocks = store.check_frame(path), store.blocks_of(path)
     except InputError:
         return [ROOT]
-    known = {damage.block for damage in damages}
-    rest = [block for block in blocks if block.name not in known]
-    variables = store.variables_of(path)
+    found = list[store.Damage]()
     with ThreadPoolExecutor(cores()) as pool:
         # Decompression and SHA-256 leave the interpreter free.
-        results = pool.map(partial(store.check_block, path), rest)
-        for some in track(name, results, len(rest), _megapixels(blocks[0])):
-            damages += some
+        results = pool.map(partial(store.check_block, path), blocks)
+        for some in track(name, results, len(blocks), _megapixels(blocks[0])):
+            found += some
+    damages += found or store.check_seal(path)
     if not damages:
-        out.print(f"{name}: {len(blocks)} blocks, {len(blocks) * len(variables)} chunks, all as recorded")
+        out.print(
+            f"{name}: {len(blocks)} blocks, {len(blocks) * len(store.variables_of(path))} chunks, all as recorded"
+        )
     return damages
 
 

@@ -42,7 +42,7 @@ from stfgan_xr.store.layout import (
     tile_for,
 )  # fmt: skip
 from stfgan_xr.store.template import RECORDS
-from stfgan_xr.store.verify import Damage, check, check_block, check_frame, reopen
+from stfgan_xr.store.verify import Damage, check, check_block, check_frame, check_seal, reopen
 
 __all__ = [
     "COARSE",
@@ -56,7 +56,7 @@ __all__ = [
     "blocks_of",
     "check",
     "check_block",
-    "check_frame",
+    "check_frame", "check_seal",
     "content_digest",
     "dataset_layout",
     "fill",

@@ -25,6 +25,7 @@ from stfgan_xr.store.groups import (
     ROOT,
     Fresh,
     Where,
+    decoding,
     open_array,
     open_group,
     opened,
@@ -93,7 +94,7 @@ def prepare(
     InputError
         If a cube with another identity is there; the difference is named.
     """
-    folder, wanted = as_folder(path), json.loads(json.dumps(full_identity(layout, identity, region)))
+    folder, wanted = as_folder(path), json.loads(json.dumps(full_identity(layout, identity, region), sort_keys=True))
     folder.sweep()
     if is_there(folder):
         refuse_difference(folder, state_of(folder)["identity"], wanted)
@@ -225,11 +226,12 @@ def write_block(path: Where, layout: Layout, block: Block, arrays: Mapping[str, 
 def inside(path: Where, window: Window) -> Array | None:
     """Whether each pixel of a window lies inside the area a cube was made for; None if it was made for none."""
     folder = as_folder(path)
+    if folder.read(f"{AOI}/zarr.json") is None:
+        return None
     with folder.reading():
-        try:
-            return np.asarray(open_array(folder, AOI, True)[window.slices]).astype(bool)
-        except zarr.errors.ArrayNotFoundError:
-            return None
+        array = open_array(folder, AOI, True)
+        with decoding(folder, AOI):
+            return np.asarray(array[window.slices]).astype(bool)
 
 
 def write_tasks(dataset: xr.Dataset, path: Where, layout: Layout, pending: Iterable[Block]) -> Iterator[Delayed]:

@@ -17,7 +17,7 @@ from stfgan_xr.errors import IncompleteError
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.sensors import to_reflectance
 from stfgan_xr.store.blocks import missing_blocks
-from stfgan_xr.store.groups import COMPLETE, Where, open_array, open_group, state_of, status
+from stfgan_xr.store.groups import COMPLETE, Where, decoding, open_array, open_group, state_of, status
 from stfgan_xr.store.template import AOI
 
 Array = npt.NDArray[Any]
@@ -36,7 +36,7 @@ class _Stored(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> Any:
-        with self.folder.reading():
+        with self.folder.reading(), decoding(self.folder, self.array.name.strip("/")):
             values = np.asarray(self.array[key])
         return self.decode(values) if self.decode else values
 
@@ -82,7 +82,7 @@ def _open_dataset(folder: Folder, decode: bool, allow_incomplete: bool) -> xr.Da
             + "; run the same command again to finish it, or pass allow_incomplete=True"
         )
     group = open_group(folder)
-    with folder.reading():
+    with folder.reading(), decoding(folder, "its metadata"):
         variables = {
             name: _variable(folder, open_array(folder, name, complete), decode) for name in state["layout"]["variables"]
         }
@@ -142,5 +142,6 @@ def content_digest(path: Where) -> str:
             array = open_array(folder, name, True) if name in whole else listed
             found.update(f"{name} {array.dtype} {array.shape}".encode())
             for part in _slabs(array):
-                found.update(np.ascontiguousarray(array[part]).tobytes())
+                with decoding(folder, name):
+                    found.update(np.ascontiguousarray(array[part]).tobytes())
     return found.hexdigest()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,10 @@ CREATING, WRITING, COMPLETE = "creating", "writing", "complete"
 LARGEST_SIDE, MOST_VARIABLES = 1 << 20, 1000
 LARGEST_CHUNK = 512 * 2**20
 """Decoded bytes of an inner chunk: beyond this a small file could claim any amount of memory."""
+BROKEN = (
+    zarr.errors.BaseZarrError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+)  # fmt: skip
+"""What Zarr and its codecs raise of bytes that are not what they should be; RecursionError is among them."""
 _NAME = re.compile(r"\w{1,100}")
 MEND = "python -m pipelines.verify RUN --repair makes it again"
 """What to do about damage."""
@@ -48,6 +54,10 @@ class Objects(ObjectStore[Any]):
         return opened, (self.folder, self.read_only)
 
 
+class Gone(IncompleteError):
+    """A shard is not there."""
+
+
 class Complete(WrapperStore[Store]):
     """The store of a complete cube, where every shard is: zarr reads fill where one is not, here that is an error."""
 
@@ -61,7 +71,7 @@ class Complete(WrapperStore[Store]):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         found = await self._store.get(key, prototype, byte_range)
         if "/c/" in key and not found:
-            raise IncompleteError(f"{self.folder} is damaged: {key} is gone; {MEND}")
+            raise Gone(f"{self.folder} is damaged: {key} is gone; {MEND}")
         return found
 
 
@@ -70,6 +80,16 @@ class Fresh(WrapperStore[Store]):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         return None if "/c/" in key else await self._store.get(key, prototype, byte_range)
+
+
+@contextmanager
+def decoding(folder: Folder, what: str) -> Iterator[None]:
+    """Within it, failures to understand what is stored are :class:`IncompleteError`."""
+    try:
+        yield
+    except BROKEN as error:
+        said = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+        raise IncompleteError(f"{folder} is damaged: {what} cannot be read ({said}); {MEND}") from None
 
 
 def opened(folder: Folder, read_only: bool) -> Store:
@@ -95,7 +115,7 @@ def open_group(folder: Folder) -> zarr.Group:
     with folder.reading():
         try:
             return zarr.open_group(opened(folder, True), mode="r", zarr_format=3)
-        except (zarr.errors.GroupNotFoundError, ValueError, KeyError) as error:
+        except BROKEN as error:
             raise InputError(f"{folder}: not a Zarr group ({str(error).splitlines()[0]})") from None
 
 
@@ -141,9 +161,18 @@ def status(group: zarr.Group) -> Any:
 
 
 def open_array(folder: Folder, name: str, complete: bool) -> zarr.Array[Any]:
-    """An array of a cube to read; of a complete one, a shard that is not there is an error."""
+    """An array of a cube to read; of a complete one, a shard that is not there is an error.
+
+    Raises
+    ------
+    IncompleteError
+        If it cannot be understood.
+    InputError
+        If no cube of ours has such an array.
+    """
     whole = opened(folder, True)
-    array = zarr.open_array(Complete(whole, folder) if complete else whole, path=name, mode="r", zarr_format=3)
+    with decoding(folder, f"{name}/zarr.json"):
+        array = zarr.open_array(Complete(whole, folder) if complete else whole, path=name, mode="r", zarr_format=3)
     size = math.prod(array.chunks) * array.dtype.itemsize
     if array.dtype.kind not in "iub" or size > LARGEST_CHUNK:
         raise InputError(

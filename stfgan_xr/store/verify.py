@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stfgan_xr.errors import IncompleteError, SourceError
+from stfgan_xr.errors import SourceError
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.store.blocks import (
     blocks_of,
     digest,
     parse_record,
     record_of,
-    recorded,
+    records,
     sealed,
     set_state,
 )  # fmt: skip
-from stfgan_xr.store.groups import COMPLETE, WRITING, Where, open_array, state_of
+from stfgan_xr.store.groups import COMPLETE, WRITING, Gone, Where, open_array, state_of
 from stfgan_xr.store.layout import COARSE, Block
 from stfgan_xr.store.template import FIXED
 
@@ -52,7 +52,7 @@ class Damage:
 
 
 def check_frame(path: Where) -> list[Damage]:
-    """What is wrong with a cube beside its blocks: metadata, coordinates, area, and the digest it was sealed with.
+    """What is wrong with a cube beside its blocks: metadata, coordinates and area.
 
     Raises
     ------
@@ -60,11 +60,8 @@ def check_frame(path: Where) -> list[Damage]:
         If there is no cube, or its root is damaged.
     """
     folder = as_folder(path)
-    state = state_of(folder)
-    found = list(_fixed(folder))
-    if state["status"] == COMPLETE:
-        found += _seal(folder, state)
-    return found
+    state_of(folder)
+    return list(_fixed(folder))
 
 
 def _fixed(folder: Folder) -> Iterator[Damage]:
@@ -81,16 +78,15 @@ def _fixed(folder: Folder) -> Iterator[Damage]:
             yield Damage(key, "is not what was written")
 
 
-def _seal(folder: Folder, state: dict[str, Any]) -> Iterator[Damage]:
-    names = [block.name for block in blocks_of(folder)]
-    if set(names) <= recorded(folder):
-        contents = folder.read_all([record_of(name) for name in sorted(names)])
-        records = [parse_record(name, content) for name, content in zip(sorted(names), contents, strict=True)]
-        whole = [record for record in records if record is not None]
-        if len(whole) == len(names) and sealed(whole) != state.get("sha256"):
-            # None of them can be told from the others, so none is believed.
-            for name in names:
-                yield Damage(record_of(name), "is not of the blocks that the cube was sealed with", name)
+def check_seal(path: Where) -> list[Damage]:
+    """Whether the blocks of a complete cube, each of them whole, are those it was sealed with."""
+    folder = as_folder(path)
+    state = state_of(folder)
+    if state["status"] != COMPLETE or sealed(records(folder)) == state.get("sha256"):
+        return []
+    # None of them can be told from the others, so none is believed.
+    why = "is not of the blocks that the cube was sealed with"
+    return [Damage(record_of(block.name), why, block.name) for block in blocks_of(folder)]
 
 
 def check_block(path: Where, block: Block) -> list[Damage]:
@@ -134,7 +130,7 @@ def _read(folder: Folder, name: str, block: Block, ratio: int) -> npt.NDArray[An
             first = block.first // (array.shards or array.chunks)[0]
             shard = f"{name}/c/{first}/{window.top // sides[0]}/{window.left // sides[1]}"
             return np.asarray(array[block.first : block.last, *window.slices])
-    except IncompleteError:
+    except Gone:
         return Damage(shard, MISSING, block.name)
     except SourceError:
         raise
@@ -163,11 +159,8 @@ def check(path: Where) -> list[Damage]:
         If an object store cannot be read.
     """
     found = check_frame(path)
-    known = {damage.block for damage in found}
-    for block in blocks_of(as_folder(path)):
-        if block.name not in known:
-            found += check_block(path, block)
-    return found
+    blocks = [damage for block in blocks_of(path) for damage in check_block(path, block)]
+    return found + (blocks or check_seal(path))
 
 
 def reopen(path: Where, damages: Iterable[Damage]) -> None:
