@@ -35,7 +35,7 @@ def job() -> fusion.Job:
     ("share", "workers", "ways"),
     [
         (0.999, 1, ["--tile"]),
-        (1.5, 2, ["--tile", "--workers 1"]),
+        (1.5, 2, ["--workers 1"]),
         (0.5, 2, []),
     ],
 )
