@@ -32,9 +32,18 @@ def polygon(coordinates: Any, **more: Any) -> bytes:
 
 
 AREAS: dict[str, bytes] = {
-    "empty": b"", "no json": b"{", "not text": b"\xff\xfe\x00", "null": b"null", "a number": b"5", "a list": b"[]",
-    "a word": b'"Polygon"', "no type": b"{}", "type a list": b'{"type": []}', "only a type": b'{"type": "Polygon"}',
-    "nested lists": b"[" * 200_000, "nested objects": b'{"a":' * 100_000,
+    "empty": b"",
+    "no json": b"{",
+    "not text": b"\xff\xfe\x00",
+    "null": b"null",
+    "a number": b"5",
+    "a list": b"[]",
+    "a word": b'"Polygon"',
+    "no type": b"{}",
+    "type a list": b'{"type": []}',
+    "only a type": b'{"type": "Polygon"}',
+    "nested lists": b"[" * 200_000,
+    "nested objects": b'{"a":' * 100_000,
     "nested collections": b'{"type":"GeometryCollection","geometries":[' * 50_000,
     "nested coordinates": b'{"type":"Polygon","coordinates":' + b"[" * 500 + b"]" * 500 + b"}",
     "no features": b'{"type": "FeatureCollection", "features": []}',
@@ -43,38 +52,61 @@ AREAS: dict[str, bytes] = {
     "geometries a text": b'{"type": "GeometryCollection", "geometries": "abc"}',
     "a point": b'{"type": "Point", "coordinates": [114, 22]}',
     "a line": json.dumps({"type": "LineString", "coordinates": RING}).encode(),
-    "coordinates null": polygon(None), "coordinates a text": polygon("114,22"), "coordinates objects": polygon([{}]),
-    "ring of texts": polygon([[["114", "22"]] * 4]), "ring of two": polygon([RING[:2]]), "ring empty": polygon([[]]),
-    "points of one": polygon([[[114]] * 4]), "not a number": polygon([[*RING[:2], [float("nan"), 1], RING[0]]]),
-    "infinite": polygon([[*RING[:2], [float("inf"), 1], RING[0]]]), "huge": polygon([[[1e308, 1], [2, 1e308], [3, 3], [1e308, 1]]]),
-    "off Earth": polygon([[[500, 22], [501, 22], [501, 23], [500, 22]]]), "no area": polygon([[[1, 1], [2, 2], [3, 3], [1, 1]]]),
+    "coordinates null": polygon(None),
+    "coordinates a text": polygon("114,22"),
+    "coordinates objects": polygon([{}]),
+    "ring of texts": polygon([[["114", "22"]] * 4]),
+    "ring of two": polygon([RING[:2]]),
+    "ring empty": polygon([[]]),
+    "points of one": polygon([[[114]] * 4]),
+    "not a number": polygon([[*RING[:2], [float("nan"), 1], RING[0]]]),
+    "infinite": polygon([[*RING[:2], [float("inf"), 1], RING[0]]]),
+    "huge": polygon([[[1e308, 1], [2, 1e308], [3, 3], [1e308, 1]]]),
+    "off Earth": polygon([[[500, 22], [501, 22], [501, 23], [500, 22]]]),
+    "no area": polygon([[[1, 1], [2, 2], [3, 3], [1, 1]]]),
     "metres": polygon([[[500_000, 2_400_000], [510_000, 2_400_000], [510_000, 2_410_000], [500_000, 2_400_000]]]),
     "numbers too long": b'{"type":"Polygon","coordinates":[[[' + b"9" * 5000 + b",1],[1,2],[2,2],[1,1]]]}",
     "too large": b" " * (LARGEST_FILE + 1),
-}  # fmt: skip
+}
 
 GOOD = '[{side}]\nstatic = "catalog.json"\n[{side}.collections.a]\nsensors = ["oli"]\nassets = {{red = "red"}}\n'
 CATALOGS: dict[str, bytes] = {
-    "empty": b"", "no toml": b"[", "not text": b"\xff\xfe", "zeros": b"\0" * 100, "nested": b"a = " + b"[" * 50_000,
-    "only a name": b'name = "a"', "name a number": b"name = 5", "fine a number": b'name = "a"\nfine = 5',
-    "no address": b'name = "a"\n[fine]\n', "two addresses": b'name = "a"\n[fine]\napi = "b"\nstatic = "c"',
-    "unknown key": b'name = "a"\n[fine]\nstatic = "c"\nrun = "rm"', "signer": b'name = "a"\n[fine]\nstatic = "c"\nsigner = "os.system"',
+    "empty": b"",
+    "no toml": b"[",
+    "not text": b"\xff\xfe",
+    "zeros": b"\0" * 100,
+    "nested": b"a = " + b"[" * 50_000,
+    "only a name": b'name = "a"',
+    "name a number": b"name = 5",
+    "fine a number": b'name = "a"\nfine = 5',
+    "no address": b'name = "a"\n[fine]\n',
+    "two addresses": b'name = "a"\n[fine]\napi = "b"\nstatic = "c"',
+    "unknown key": b'name = "a"\n[fine]\nstatic = "c"\nrun = "rm"',
+    "signer": b'name = "a"\n[fine]\nstatic = "c"\nsigner = "os.system"',
     "collections a list": b'name = "a"\n[fine]\nstatic = "c"\ncollections = [1]',
     "collection a number": b'name = "a"\n[fine]\nstatic = "c"\ncollections = {a = 1}',
-    "timeout nan": b'name = "a"\n[fine]\nstatic = "c"\ntimeout = nan', "hosts numbers": b'name = "a"\n[fine]\nstatic = "c"\nhosts = [1]',
-    "page none": b'name = "a"\n[fine]\nstatic = "c"\npage = 0', "twice": b'name = "a"\nname = "b"',
+    "timeout nan": b'name = "a"\n[fine]\nstatic = "c"\ntimeout = nan',
+    "hosts numbers": b'name = "a"\n[fine]\nstatic = "c"\nhosts = [1]',
+    "page none": b'name = "a"\n[fine]\nstatic = "c"\npage = 0',
+    "twice": b'name = "a"\nname = "b"',
     "too large": b"#" * (2 << 20),
     "token": b'name = "a"\n[fine]\nstatic = "c"\ntoken = "HOME"\n[fine.collections.a]\nsensors = ["oli"]',
-}  # fmt: skip
+}
 PAIRS: dict[str, bytes] = {
-    "empty": b"", "no toml": b"= 1", "not text": b"\xff\xfe", "a name only": b'name = "a"',
-    "nested": b"a = " + b"[" * 50_000, "bands a text": b'name = "a"\nbands = "red"\n[fine]\n[coarse]\n',
-    "band a path": b'name = "a"\nbands = ["../x"]\n[fine]\n[coarse]\n', "too large": b"#" * (2 << 20),
+    "empty": b"",
+    "no toml": b"= 1",
+    "not text": b"\xff\xfe",
+    "a name only": b'name = "a"',
+    "nested": b"a = " + b"[" * 50_000,
+    "bands a text": b'name = "a"\nbands = "red"\n[fine]\n[coarse]\n',
+    "band a path": b'name = "a"\nbands = ["../x"]\n[fine]\n[coarse]\n',
+    "too large": b"#" * (2 << 20),
     "scale nan": b'name="a"\nbands=["red"]\n[fine]\npath="{date}.tif"\ndate_format="%Y%j"\nscale=nan\n[coarse]\n',
     "format a command": b'name="a"\nbands=["red"]\n[fine]\npath="{date}.tif"\ndate_format="%c%p"\nscale=1\n[coarse]\n',
-    "no files": b'name="a"\nbands=["red"]\n[fine]\npath="/{date}.tif"\ndate_format="%Y%j"\nscale=1.0\noffset=0.0\nnodata=0\n'
+    "no files": b'name="a"\nbands=["red"]\n[fine]\npath="/{date}.tif"\ndate_format="%Y%j"\nscale=1.0\noffset=0.0\n'
+    b"nodata=0\n"
     b'[coarse]\npath="{date}.tif"\ndate_format="%Y%j"\nscale=1.0\noffset=0.0\nnodata=0\n',
-}  # fmt: skip
+}
 
 
 def tally(names: Iterable[str], attempt: Callable[[str], Any]) -> Counts:
@@ -182,27 +214,39 @@ def _old(path: Path) -> None:
 
 
 STORES: dict[str, Callable[[Path], Any]] = {
-    "empty folder": lambda p: [shutil.rmtree(p), p.mkdir()], "a file": lambda p: [shutil.rmtree(p), p.write_text("x")],
-    "another's": _other, "another version": _old, "root no json": lambda p: (p / "zarr.json").write_text("{"),
-    "root a list": lambda p: (p / "zarr.json").write_text("[1]"), "root not text": lambda p: (p / "zarr.json").write_bytes(b"\xff"),
+    "empty folder": lambda p: [shutil.rmtree(p), p.mkdir()],
+    "a file": lambda p: [shutil.rmtree(p), p.write_text("x")],
+    "another's": _other,
+    "another version": _old,
+    "root no json": lambda p: (p / "zarr.json").write_text("{"),
+    "root a list": lambda p: (p / "zarr.json").write_text("[1]"),
+    "root not text": lambda p: (p / "zarr.json").write_bytes(b"\xff"),
     "root nested": lambda p: (p / "zarr.json").write_text("[" * 100_000),
     "root an array": lambda p: shutil.copy(p / "red" / "zarr.json", p / "zarr.json"),
     "state a text": lambda p: _edit(p / "zarr.json", lambda root: root["attributes"].update(stfgan_xr="x")),
-    "no layout": _state(lambda s: s.pop("layout")), "layout a list": _state(lambda s: s.update(layout=[])),
-    "tile none": _state(lambda s: s["layout"].update(tile=0)), "tile a text": _state(lambda s: s["layout"].update(tile="64")),
-    "run huge": _state(lambda s: s["layout"].update(run=10**12)), "days a number": _state(lambda s: s["identity"].update(days=5)),
+    "no layout": _state(lambda s: s.pop("layout")),
+    "layout a list": _state(lambda s: s.update(layout=[])),
+    "tile none": _state(lambda s: s["layout"].update(tile=0)),
+    "tile a text": _state(lambda s: s["layout"].update(tile="64")),
+    "run huge": _state(lambda s: s["layout"].update(run=10**12)),
+    "days a number": _state(lambda s: s["identity"].update(days=5)),
     "grid huge": _state(lambda s: s["identity"]["grid"].__setitem__(-1, 10**9)),
     "grid a text": _state(lambda s: s["identity"].update(grid="x")),
     "variable elsewhere": _state(lambda s: s["layout"].update(variables=["../../red"])),
     "variable absent": _state(lambda s: s["layout"].update(variables=["nir"])),
     "variables many": _state(lambda s: s["layout"].update(variables=["red"] * 5000)),
-    "status": _state(lambda s: s.update(status="done")), "array no json": lambda p: (p / "red/zarr.json").write_text("{"),
-    "array gone": lambda p: (p / "red/zarr.json").unlink(), "floats": _array(lambda a: a.update(data_type="float64", fill_value=0.0)),
-    "unknown type": _array(lambda a: a.update(data_type="object")), "unknown codec": _array(_codec("numcodecs.pickle")),
-    "chunk of terabytes": _array(_inner(10**6)), "chunk none": _array(_inner(0)),
+    "status": _state(lambda s: s.update(status="done")),
+    "array no json": lambda p: (p / "red/zarr.json").write_text("{"),
+    "array gone": lambda p: (p / "red/zarr.json").unlink(),
+    "floats": _array(lambda a: a.update(data_type="float64", fill_value=0.0)),
+    "unknown type": _array(lambda a: a.update(data_type="object")),
+    "unknown codec": _array(_codec("numcodecs.pickle")),
+    "chunk of terabytes": _array(_inner(10**6)),
+    "chunk none": _array(_inner(0)),
     "shard rubbish": lambda p: (p / "red/c/0/0/0").write_bytes(b"\x80\x04" * 500),
-    "shard gone": lambda p: (p / "red/c/0/0/0").unlink(), "time gone": lambda p: shutil.rmtree(p / "time"),
-}  # fmt: skip
+    "shard gone": lambda p: (p / "red/c/0/0/0").unlink(),
+    "time gone": lambda p: shutil.rmtree(p / "time"),
+}
 
 
 def stores(folder: Path) -> Counts:

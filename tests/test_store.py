@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rioxarray  # noqa: F401  (its accessor is tested)
 import xarray as xr
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from stfgan_xr import errors, files, store
 from stfgan_xr.files import Folder, as_folder
@@ -148,36 +145,6 @@ def test_digest_depends_on_content_not_on_blocks(folder: Folder) -> None:
         digests.append(store.content_digest(path))
         np.testing.assert_array_equal(store.open_counts(path).nir.values, scene.modis.nir.values)
     assert digests[0] == digests[1]
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    height=st.integers(1, 5),
-    width=st.integers(1, 5),
-    days=st.integers(1, 9),
-    tile=st.integers(1, 3),
-    run=st.integers(1, 9),
-)
-def test_blocks_written_by_eight_threads_lose_no_cell(
-    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, days: int, tile: int, run: int
-) -> None:
-    layout = small_layout(height * 16, width * 16, days, tile * 16, run)
-    path, rng = tmp_path_factory.mktemp("race") / "a.zarr", np.random.default_rng(0)
-    pending = store.prepare(path, layout, {})
-    whole = rng.integers(-3000, 9000, (days, *layout.shape)).astype("int16")
-
-    def work(share: list[store.Block]) -> None:
-        for block in share:
-            part = whole[block.first : block.last, *block.window.slices]
-            store.write_block(path, layout, block, {"red": part, "nir": part, "qa": part.astype("uint16")})
-
-    threads = [threading.Thread(target=work, args=(pending[n::8],)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    store.seal(path)
-    np.testing.assert_array_equal(store.open_counts(path).red.values, whole)
 
 
 def test_blocks_are_whole_shards() -> None:
