@@ -748,23 +748,25 @@ def survives(world: Path, folder: Path, rows: set[int], counts: Counts) -> Itera
     if not rows & {9, 10, 11, 16}:
         return
     plan = survival.make_plan(world, folder / "runs")
-    if 9 in rows:
+    if 9 in rows and counts.kills:
         found = survival.kills(plan, counts.kills)
         wrong = ("unreadable", "torn", "reader_wrong_pixels", "reader_unreadable")
         passed = found["same"] == found["runs"] and not any(found[key] for key in wrong)
         passed &= found["most_blocks_repeated_by_a_kill"] <= 1
         yield Figure(9, f"kills of whole runs, by change of a file (of {plan.changes}) and by time", found.pop("kills"),
                      found, passed)  # fmt: skip
+        found = survival.terms(plan, max(1, counts.kills // 10))
+        passed = found["ended_with_143"] == found["asked"] and found["same"] == found["runs"]
+        yield Figure(9, "SIGTERM", found.pop("asked"), found, passed and found["slowest_seconds"] < 10)
+    if 9 in rows and counts.worker_kills:
         found = survival.worker_kills(plan, counts.worker_kills)
         passed = found["same_without_resuming"] == found["runs"] and found["finished_blocks_repeated"] == 0
         yield Figure(9, "kills of one of two workers", found.pop("kills"), found, passed)
+    if 9 in rows and counts.scheduler_kills:
         found = survival.scheduler_kills(plan, counts.scheduler_kills)
         passed = found["same"] == counts.scheduler_kills and found["finished_blocks_repeated"] == 0
         passed &= found["exit_codes"] == [5]
         yield Figure(9, "kills of the scheduler", found.pop("kills"), found, passed)
-        found = survival.terms(plan, max(1, counts.kills // 10))
-        passed = found["ended_with_143"] == found["asked"] and found["same"] == found["runs"]
-        yield Figure(9, "SIGTERM", found.pop("asked"), found, passed and found["slowest_seconds"] < 10)
     if 10 in rows:
         found = survival.damages(plan, counts.damages)
         passed = found["found"] == found["repaired_to_the_byte"] == counts.damages
@@ -878,9 +880,9 @@ COMMAND = "python -m benchmarks.faults"
 
 def command(
     rows: Annotated[str, typer.Option(help="Comma list of rows.")] = ",".join(map(str, ROWS)),
-    kills: Annotated[int, typer.Option(min=1, help="Kills of whole runs.")] = Counts.kills,
-    worker_kills: Annotated[int, typer.Option(min=1, help="Kills of workers.")] = Counts.worker_kills,
-    scheduler_kills: Annotated[int, typer.Option(min=1, help="Kills of schedulers.")] = Counts.scheduler_kills,
+    kills: Annotated[int, typer.Option(min=0, help="Kills of whole runs.")] = Counts.kills,
+    worker_kills: Annotated[int, typer.Option(min=0, help="Kills of workers.")] = Counts.worker_kills,
+    scheduler_kills: Annotated[int, typer.Option(min=0, help="Kills of schedulers.")] = Counts.scheduler_kills,
     damages: Annotated[int, typer.Option(min=1, help="Chunks that are damaged.")] = Counts.damages,
     limits: Annotated[int, typer.Option(min=2, help="Disks that are full.")] = Counts.limits,
     to: Annotated[Path, typer.Option(help="File of the figures; reliability.md is written for the default.")] = RESULTS,

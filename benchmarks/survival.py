@@ -340,7 +340,7 @@ def worker_kills(plan: Plan, count: int, seed: int = 0, most: int = 4) -> dict[s
                 before |= _records(out)
                 draw.choice(workers).kill()
                 done, killed = done + 1, killed + 1
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=1200)
         after = _records(out)
         again += sum(after.get(path) != inode for path, inode in before.items())
         ended = process.returncode == 0 and plan.same(out)
@@ -396,7 +396,7 @@ def scheduler_kills(plan: Plan, count: int, seed: int = 0) -> dict[str, Any]:
             killed += process.poll() is None
             scheduler.kill()
             asked = time.monotonic()
-            _, err = process.communicate(timeout=300)
+            _, err = process.communicate(timeout=1200)
             slowest = max(slowest, time.monotonic() - asked)
             codes.append(process.returncode)
             if process.returncode != 5 or len(err.decode().strip().splitlines()) > 12:

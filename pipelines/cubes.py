@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 COARSE_RUN = 16
+BLOCK_MINUTES = 240.0
+"""Generous: a large block of a wide network on a few slow cores is no task that hangs."""
 MOST_FAILED = 20
 """After so many blocks that failed, and none that did not, the rest is not tried."""
 
@@ -243,7 +245,7 @@ def command(
     bandpass: Bandpass = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
-    block_minutes: BlockMinutes = 60,
+    block_minutes: BlockMinutes = BLOCK_MINUTES,
     overwrite: Overwrite = False,
 ) -> None:
     """Find Landsat and MODIS of an area and days and write them as Zarr cubes; the same command again resumes."""

@@ -311,7 +311,7 @@ def command(
     workers: cubes.Workers = None,
     scheduler: cubes.Scheduler = None,
     cluster: cubes.ClusterKind = "local",
-    block_minutes: cubes.BlockMinutes = 60,
+    block_minutes: cubes.BlockMinutes = cubes.BLOCK_MINUTES,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what would be read, computed and written, and stop.")
     ] = False,
@@ -319,8 +319,9 @@ def command(
 ) -> None:
     """Fuse Landsat and MODIS into a Landsat-like image of every day of an area.
 
-    The run folder holds items.json, landsat.zarr, modis.zarr, fused.zarr and run.json, and adapted/ with --adapt. The
-    same command again resumes; a finished run is left alone; other parameters on the same folder are refused.
+    The run folder holds area.geojson, items.json, landsat.zarr, modis.zarr, fused.zarr and run.json, and adapted/ with
+    --adapt. The same command again resumes; a finished run is left alone; other parameters on the same folder are
+    refused.
     """
     if cluster not in ("local", "cuda"):
         raise InputError(f"--cluster {cluster!r} is unknown; choose local or cuda, or name a running --scheduler")

@@ -105,8 +105,8 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
                 f"--scheduler {scheduler}: no Dask scheduler answers there ({type(error).__name__})"
             ) from None
     else:
+        _configure(max(1, cores() // max(workers, 1)))
         client = Client(_cuda_cluster() if kind == "cuda" else _local_cluster(workers))
-        client.register_plugin(_threads(max(1, cores() // max(workers, 1))))
     log.info("dashboard: %s", client.dashboard_link)
     with client:
         try:
@@ -129,25 +129,20 @@ def _abandon(cluster: Any) -> None:
             os.kill(nanny.pid, signal.SIGKILL)
 
 
-def _threads(count: int) -> Any:
-    """A plugin of workers, those that are started again too: how many threads torch uses."""
-    from distributed import WorkerPlugin
+def _configure(threads: int) -> None:
+    """What holds for workers of this machine, those that are started again too."""
+    import dask
 
-    class Threads(WorkerPlugin):
-        name = "stfgan_xr-threads"
-
-        def setup(self, worker: Any) -> None:
-            limit_threads(count)
-
-    return Threads()
+    # Not by torch itself: it takes long to load, and not every method needs it.
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = {f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names}
+    # A task whose worker dies comes back at once: who is to blame is found out by :func:`run`.
+    dask.config.set({"distributed.scheduler.allowed-failures": 0} | environment)
 
 
 def _local_cluster(workers: int) -> Any:
-    import dask
     from distributed import LocalCluster
 
-    # A task whose worker dies comes back at once: who is to blame is found out by :func:`run`.
-    dask.config.set({"distributed.scheduler.allowed-failures": 0})
     return LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0")
 
 
