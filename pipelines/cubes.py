@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 COARSE_RUN = 16
 BLOCK_MINUTES = 240.0
 """Generous: a large block of a wide network on a few slow cores is no task that hangs."""
-MOST_FAILED = 20
-"""After so many blocks that failed, and none that did not, the rest is not tried."""
 
 Aoi = Annotated[str | None, typer.Option(help="GeoJSON file, or west,south,east,north in degrees.")]
 Dates = Annotated[
@@ -144,7 +142,7 @@ def write_blocks(
     name: str, tasks: Iterable[Any], pending: Sequence[store.Block], layout: store.Layout, crew: Crew, label: str = ""
 ) -> None:
     """Run the tasks of a cube's blocks and show how far they are; those that are given up are noted."""
-    failed, done = list[dict[str, str]](), 0
+    failed = list[dict[str, str]]()
     results = run(tasks, crew.client, crew.minutes)
     for result in track(label or name, results, len(pending), megapixels(layout)):
         if crew.lease is not None:
@@ -152,10 +150,6 @@ def write_blocks(
         if isinstance(result, Failed):
             failed.append({"block": pending[result.number].name, "why": result.why})
             crew.failed[name] = failed
-        else:
-            done += 1
-        if not done and len(failed) >= MOST_FAILED:
-            break
 
 
 def write_cubes(source: Source, folder: Folder, crew: Crew) -> dict[str, dict[str, Any]]:

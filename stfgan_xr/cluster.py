@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ _CGROUPS = (
 )
 ATTEMPTS = 3
 """How often a task is tried that fails for no known reason."""
+MOST_FAILED = 20
+"""After so many tasks that failed, and none that did not, the rest is not tried."""
 TOO_LONG = 75
 """With which a worker ends whose task took too long."""
 AHEAD = 2
@@ -200,6 +203,7 @@ def _say(error: BaseException) -> str:
 
 
 def _run_here(tasks: Iterable[Delayed], minutes: float | None) -> Iterator[Any | Failed]:
+    failed = done = 0
     for number, task in enumerate(tasks):
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -214,7 +218,14 @@ def _run_here(tasks: Iterable[Delayed], minutes: float | None) -> Iterator[Any |
                 result = Failed(number, _say(error))
                 continue
             break
+        failed, done = failed + isinstance(result, Failed), done + (not isinstance(result, Failed))
         yield result
+        if _is_hopeless(failed, done):
+            return
+
+
+def _is_hopeless(failed: int, done: int) -> bool:
+    return not done and failed >= MOST_FAILED
 
 
 def _out_of_memory() -> ResourceError:
@@ -235,25 +246,32 @@ def _alarm(minutes: float | None) -> Iterator[None]:
     def ring(*_: Any) -> None:
         raise _TooLong(f"took more than {minutes:g} minutes")
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+    begun, before = time.monotonic(), signal.signal(signal.SIGALRM, ring)
+    others, _ = signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        # An alarm that somebody else had set still rings.
+        signal.setitimer(signal.ITIMER_REAL, others and max(others - (time.monotonic() - begun), 1e-3))
         signal.signal(signal.SIGALRM, before)
 
 
 def _run_there(tasks: Iterable[Delayed], client: Client, minutes: float | None) -> Iterator[Any | Failed]:
-    if minutes is not None:
-        client.register_plugin(_watchdog(60 * minutes))
+    with _watched(client, minutes):
+        yield from _tried_again(tasks, client)
+
+
+def _tried_again(tasks: Iterable[Delayed], client: Client) -> Iterator[Any | Failed]:
     # A worker that dies takes others' tasks with it: those that failed wait, and end alone.
-    suspects: list[tuple[int, Delayed]] = []
+    suspects, done = list[tuple[int, Delayed]](), 0
     for number, task, result in _as_they_end(enumerate(tasks), client):
         if isinstance(result, Failed):
             suspects.append((number, task))
         else:
+            done += 1
             yield result
+        if _is_hopeless(len(suspects), done):
+            break
     for attempt in range(2, ATTEMPTS + 1):
         alone = attempt == ATTEMPTS
         left, suspects = suspects, []
@@ -306,8 +324,27 @@ def _outcome(future: Any, number: int, client: Client) -> Any | Failed:
         return Failed(number, _say(error))
 
 
-def _watchdog(seconds: float) -> Any:
-    """A plugin of workers that ends those whose task takes too long: nothing else stops a task that hangs."""
+@contextmanager
+def _watched(client: Client, minutes: float | None) -> Iterator[None]:
+    """Within it, workers whose task takes too long end: nothing else stops a task that hangs.
+
+    A scheduler that was there already may serve others too: of its tasks only those that write blocks are watched.
+    """
+    if minutes is None:
+        yield
+        return
+    own = client.cluster is not None
+    plugin = _watchdog(60 * minutes, "" if own else "write_block")
+    client.register_plugin(plugin)
+    try:
+        yield
+    finally:
+        if not own and client.status == "running":
+            client.unregister_worker_plugin(plugin.name)
+
+
+def _watchdog(seconds: float, which: str) -> Any:
+    """A plugin of workers that ends them if a task with ``which`` in its name takes too long."""
     from distributed import WorkerPlugin
 
     class Watchdog(WorkerPlugin):
@@ -317,7 +354,7 @@ def _watchdog(seconds: float) -> Any:
             self.timers: dict[Any, threading.Timer] = {}
 
         def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
-            if finish == "executing":
+            if finish == "executing" and which in str(key):
                 timer = threading.Timer(seconds, os._exit, (TOO_LONG,))
                 timer.daemon = True
                 self.timers[key] = timer
