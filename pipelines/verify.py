@@ -92,11 +92,10 @@ def _recorded_run(folder: Folder, document: dict[str, Any], request: Request, ra
     """The fusion that a finished run was made by, adapted and guarded as it was."""
     asked, weights = document["request"], document.get("weights")
     method = document.get("guard", {}).get("used", asked["method"])
-    if weights is not None and not Path(weights).is_file():
-        if document.get("adaptation", {}).get("used") and isinstance(folder, LocalFolder):
-            weights = folder.path / "adapted" / "stfgan.safetensors"  # the folder was moved
-        else:
-            raise InputError(f"{weights}: the weights of the run are gone; put them there again")
+    if weights is not None and not Path(weights).is_file() and isinstance(folder, LocalFolder):
+        # The folder or the package was moved. Other weights than the recorded ones are refused by their SHA-256.
+        adapted = folder.path / "adapted" / "stfgan.safetensors"
+        weights = adapted if adapted.is_file() else None
     model = None if method != "stfgan" else weights
     tile = document["cubes"]["fused.zarr"]["layout"]["tile"]
     predictor = make(method, request.bands, model, ratio)
@@ -106,7 +105,7 @@ def _recorded_run(folder: Folder, document: dict[str, Any], request: Request, ra
     )  # fmt: skip
 
 
-def repair(folder: Folder, document: dict[str, Any], found: Found, crew: cubes.Crew) -> None:
+def repair(folder: Folder, document: dict[str, Any], crew: cubes.Crew) -> None:
     """Make again what is damaged of a run, from its saved scenes and by its recorded method.
 
     Raises
@@ -116,7 +115,10 @@ def repair(folder: Folder, document: dict[str, Any], found: Found, crew: cubes.C
     """
     if document["status"] not in ("complete", "cubes"):
         raise IncompleteError(f"{folder} is unfinished; what was damaged is taken back: run its own command again")
-    request = Request.recorded(document["request"], read_area(folder))
+    try:
+        request = Request.recorded(document["request"], read_area(folder))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{folder / RUN} does not say all of the request; run the same command again") from None
     source = open_source(request, folder)
     states = cubes.write_cubes(source, folder, crew)
     if "fused.zarr" in names_of(document):
@@ -163,7 +165,7 @@ def command(
         with connect(cubes.default_workers(workers)) if workers else nullcontext() as client:
             crew = cubes.Crew(client, lease=lease)
             with cubes.noting_failures(folder, document, crew):
-                repair(folder, document, found, crew)
+                repair(folder, document, crew)
         left = look_at(folder, tuple(found))
     if left:
         raise IncompleteError(f"{folder}: still damaged, first {next(_lines(left))}")
