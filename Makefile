@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DEMO ?= demo
 DATES ?= 2020-03-01/2020-03-31
 
-.PHONY: demo test lint slow bench weights clean
+.PHONY: demo test lint slow bench faults weights clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \
@@ -35,6 +35,11 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(PY) -m benchmarks.memory --size 512 --days 31
 	$(PY) -m benchmarks.gpu
+
+# What may never happen, counted: benchmarks/reliability.md. FAULTS="--rows 9 --kills 20" for some of it.
+FAULTS ?=
+faults: $(STAMP)
+	$(PY) -m benchmarks.faults $(FAULTS)
 
 # The shipped weights: an hour or two on two cores.
 RUNS := 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stfgan_xr.errors import StfganError
+from stfgan_xr.errors import ResourceError, StfganError
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -34,8 +35,31 @@ class Terminated(BaseException):
     """SIGTERM, as a batch scheduler sends it."""
 
 
+INSIST = 10.0
+"""Seconds after which a process that was asked to end, and has not, is asked again: some library caught the first."""
+
+
+def _send(number: int, seconds: float) -> None:
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
+
+
 def _terminate(*_: Any) -> None:
+    _send(signal.SIGTERM, INSIST)
     raise Terminated
+
+
+_SIGNALS = {Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+
+
+def _again(lost: Any) -> None:
+    """What Python does with an exception that it cannot raise: one of a signal is raised a moment later."""
+    if (number := _SIGNALS.get(lost.exc_type)) is None:
+        sys.__unraisablehook__(lost)
+        return
+    # In a callback of the garbage collector, say, where errors end.
+    _send(number, 0.05)
 
 
 def _known(error: BaseException) -> int | None:
@@ -49,6 +73,9 @@ def _known(error: BaseException) -> int | None:
     if callable(text := getattr(error, "format_message", None)):
         _complain(str(text()))
         return 2
+    if isinstance(error, MemoryError):
+        _complain("out of memory; finished blocks are kept: choose a smaller --tile or fewer --workers")
+        return ResourceError.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         _complain("interrupted; the same command resumes")
         return INTERRUPTED
@@ -67,6 +94,7 @@ def main(command: Any) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry is a warning there; the last failure is ours
     signal.signal(signal.SIGTERM, _terminate)
+    before, sys.unraisablehook = sys.unraisablehook, _again
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
     app.command()(command)
     try:
@@ -74,12 +102,15 @@ def main(command: Any) -> None:
     except SystemExit:
         raise
     except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending
         if os.environ.get("STFGAN_XR_DEBUG"):
             raise
         known = _known(error)
         if known is None:
             _complain(f"unexpected {type(error).__name__}: {error} (STFGAN_XR_DEBUG=1 shows where; please report it)")
         code = UNEXPECTED if known is None else known
+    finally:
+        sys.unraisablehook = before
     sys.exit(code)
 
 

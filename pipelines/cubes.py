@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,12 +13,14 @@ import typer
 import xarray as xr
 
 from pipelines.console import main, out, track
-from pipelines.imagery import COARSE_TILE, RUN, Source, make_request, open_source, tile_of
+from pipelines.imagery import AREA, COARSE_TILE, RUN, Source, make_request, open_source, tile_of
+from pipelines.limits import check_disk
 from stfgan_xr import store
-from stfgan_xr.cluster import connect, cores, run
-from stfgan_xr.errors import InputError
+from stfgan_xr.cluster import ATTEMPTS, Failed, connect, cores, run
+from stfgan_xr.errors import IncompleteError, InputError
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import describe
+from stfgan_xr.lease import Lease, held
 from stfgan_xr.scenes import ITEMS
 from stfgan_xr.sensors import BANDS
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 
 COARSE_RUN = 16
+BLOCK_MINUTES = 240.0
+"""Generous: a large block of a wide network on a few slow cores is no task that hangs."""
 
 Aoi = Annotated[str | None, typer.Option(help="GeoJSON file, or west,south,east,north in degrees.")]
 Dates = Annotated[
@@ -76,6 +81,12 @@ Workers = Annotated[
 ]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:port.")]
 ClusterKind = Annotated[str, typer.Option("--cluster", help="local, or cuda (one worker per GPU through dask-cuda).")]
+BlockMinutes = Annotated[
+    float,
+    typer.Option(
+        min=0.001, help=f"A block that takes longer is tried again; after {ATTEMPTS} times it is left out and reported."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option(help="Delete what the run folder holds and start again.")]
 
 
@@ -95,44 +106,95 @@ def megapixels(layout: store.Layout) -> float:
     return height * width * min(layout.run, len(layout.days)) / 1e6
 
 
+@dataclass
+class Crew:
+    """Who does the work of a run, and what became of it.
+
+    Attributes
+    ----------
+    client
+        Workers; None: this process.
+    minutes
+        How long a block may take.
+    lease
+        Of the run folder, without which nothing more is written.
+    failed
+        Blocks that were given up, by cube.
+    """
+
+    client: Client | None = None
+    minutes: float | None = None
+    lease: Lease | None = None
+    failed: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+
+    def refuse_failed(self, folder: Folder) -> None:
+        """Raise :class:`IncompleteError` if blocks were given up."""
+        if self.failed:
+            count = sum(len(blocks) for blocks in self.failed.values())
+            name, (first, *_) = next(iter(self.failed.items()))
+            raise IncompleteError(
+                f"{count} blocks failed {ATTEMPTS} times and are listed in {folder / RUN}, first {name} "
+                f"{first['block']} ({first['why']}); the same command tries them again"
+            )
+
+
 def write_blocks(
-    label: str, tasks: Iterable[Any], pending: Sequence[store.Block], layout: store.Layout, client: Any
+    name: str, tasks: Iterable[Any], pending: Sequence[store.Block], layout: store.Layout, crew: Crew, label: str = ""
 ) -> None:
-    """Run the tasks of a cube's blocks and show how far they are."""
-    for _ in track(label, run(tasks, client), len(pending), megapixels(layout)):
-        pass
+    """Run the tasks of a cube's blocks and show how far they are; those that are given up are noted."""
+    failed = list[dict[str, str]]()
+    results = run(tasks, crew.client, crew.minutes)
+    for result in track(label or name, results, len(pending), megapixels(layout)):
+        if crew.lease is not None:
+            crew.lease.check()
+        if isinstance(result, Failed):
+            failed.append({"block": pending[result.number].name, "why": result.why})
+            crew.failed[name] = failed
 
 
-def write_cubes(source: Source, folder: Folder, client: Client | None) -> dict[str, dict[str, Any]]:
-    """Write what is missing of both cubes and seal them; their states."""
-    states = {}
+def write_cubes(source: Source, folder: Folder, crew: Crew) -> dict[str, dict[str, Any]]:
+    """Write what is missing of both cubes and seal them; their states.
+
+    Raises
+    ------
+    IncompleteError
+        If blocks were given up; all others are written.
+    """
     identity = {"origin": source.origin}
     regions = {"landsat.zarr": source.region, "modis.zarr": source.cells}
     for name, (dataset, layout) in cube_layouts(source).items():
         path = folder / name
         pending = store.prepare(path, layout, identity, region=regions[name])
-        write_blocks(name, store.write_tasks(dataset, path, layout, pending), pending, layout, client)
-        states[name] = store.seal(path)
-    return states
+        write_blocks(name, store.write_tasks(dataset, path, layout, pending), pending, layout, crew)
+    crew.refuse_failed(folder)
+    return {name: store.seal(folder / name) for name in regions}
 
 
-def check_folder(folder: Folder, wanted: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+@contextmanager
+def noting_failures(folder: Folder, document: dict[str, Any], crew: Crew) -> Iterator[None]:
+    """Within it, blocks that are given up get into ``run.json``."""
+    try:
+        yield
+    except IncompleteError:
+        if crew.failed:
+            folder.write_json(RUN, document | {"status": "incomplete", "failed": crew.failed})
+        raise
+
+
+def check_folder(folder: Folder, wanted: dict[str, Any], overwrite: bool = False) -> dict[str, Any]:
     """The run.json of a folder that was made with the same request, or an empty one.
 
     Raises
     ------
     InputError
         If the folder holds a run with another request; the difference is named.
-    ResourceError
-        If it lies in an object store that cannot be reached.
     """
-    folder.check()
     content = folder.read(RUN)
     if overwrite and content is not None:
         for name in ("landsat.zarr", "modis.zarr", "fused.zarr"):
             store.remove(folder / name)
         (folder / "adapted").delete(last="adaptation.json")
-        for name in (ITEMS, RUN):
+        for name in (ITEMS, AREA, RUN):
             folder.delete_file(name)
         return {}
     if content is None:
@@ -177,6 +239,7 @@ def command(
     bandpass: Bandpass = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    block_minutes: BlockMinutes = BLOCK_MINUTES,
     overwrite: Overwrite = False,
 ) -> None:
     """Find Landsat and MODIS of an area and days and write them as Zarr cubes; the same command again resumes."""
@@ -185,16 +248,21 @@ def command(
         allow_missing, bandpass,
     )  # fmt: skip
     folder = as_folder(out_folder)
-    document = check_folder(folder, request.identity(), overwrite)
-    source = open_source(request, folder)
-    if not document:
-        facts = {"request": request.identity(), "versions": versions(), "status": "cubes"}
-        folder.write_json(RUN, facts | source.origin)
-    out.print(
-        f"grid: {describe(source.grid)}; {len(source.landsat.time)} Landsat days, {len(source.modis.time)} MODIS days"
-    )
-    with connect(default_workers(workers), scheduler) if workers or scheduler else nullcontext() as client:
-        write_cubes(source, folder, client)
+    folder.check()
+    with held(folder) as lease:
+        document = check_folder(folder, request.identity(), overwrite)
+        source = open_source(request, folder)
+        if not document or "failed" in document:
+            facts = {"request": request.identity(), "versions": versions(), "status": "cubes"}
+            document = facts | source.origin
+            folder.write_json(RUN, document)
+        days = f"{len(source.landsat.time)} Landsat days, {len(source.modis.time)} MODIS days"
+        out.print(f"grid: {describe(source.grid)}; {days}")
+        check_disk(folder, {name: layout for name, (_, layout) in cube_layouts(source).items()})
+        with connect(default_workers(workers), scheduler) if workers or scheduler else nullcontext() as client:
+            crew = Crew(client, block_minutes, lease)
+            with noting_failures(folder, document, crew):
+                write_cubes(source, folder, crew)
     out.print(
         f"done: {folder / 'landsat.zarr'} and {folder / 'modis.zarr'}; open them with stfgan_xr.open_cube",
         markup=False,

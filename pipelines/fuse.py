@@ -13,14 +13,17 @@ import typer
 from pipelines import cubes
 from pipelines.console import Steps, err, main, out
 from pipelines.imagery import RUN, Request, Source, make_request, open_source
+from pipelines.limits import check_disk, check_memory, size
 from stfgan_xr import __version__, fusion, store
 from stfgan_xr import days as calendar
 from stfgan_xr.cluster import connect, cores, limit_threads
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, LocalFolder, as_folder
 from stfgan_xr.grid import describe
+from stfgan_xr.lease import Lease, held
 from stfgan_xr.predictors.methods import METHODS, make
 from stfgan_xr.predictors.uncertainty import calibrated
+from stfgan_xr.region import Region
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,6 +34,8 @@ Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")]
 Model = Annotated[Path | None, typer.Option(help="Trained weights (.safetensors). Default: those of the package.")]
 
 
+TILE = 1024
+CUBES = ("landsat.zarr", "modis.zarr", "fused.zarr")
 GUARD_BLOCKS = 20
 """Blocks of withheld acquisitions that --guard compares."""
 
@@ -54,7 +59,7 @@ class Run:
     method: str
     predictor: Predictor
     keep_observed: bool
-    tile: int = 1024
+    tile: int = TILE
     uncertainty: bool = False
     model: str | None = None
     adapt: float | None = None
@@ -89,14 +94,6 @@ class Run:
         return {"request": self.identity(), "stfgan_xr": __version__, "versions": cubes.versions(), **more}
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} TiB"
-
-
 def _show_plan(run: Run, source: Source) -> None:
     job = run.job(source.landsat, source.modis)
     layouts = {name: layout for name, (_, layout) in cubes.cube_layouts(source).items()} | {"fused.zarr": job.layout}
@@ -111,10 +108,8 @@ def _show_plan(run: Run, source: Source) -> None:
         out.print(f"adapt   {run.adapt:g} minutes of training first")
     for name, layout in layouts.items():
         count = sum(1 for _ in layout.blocks())
-        out.print(
-            f"write   {name:13s}{count:6d} blocks of {layout.run} days, {_size(layout.size())} before compression"
-        )
-    out.print(f"memory  about {_size(job.memory())} a worker")
+        out.print(f"write   {name:13s}{count:6d} blocks of {layout.run} days, {size(layout.size())} before compression")
+    out.print(f"memory  about {size(job.memory())} a worker")
 
 
 def _say_done(run: Run, coverage: float, of: str) -> None:
@@ -130,6 +125,9 @@ def _coverage(path: Folder) -> float:
 
 def _finished(run: Run, document: dict[str, Any]) -> bool:
     if document.get("status") != "complete" or not store.is_complete(run.result):
+        return False
+    # Cubes that were deleted to save space are not missed, those that are unfinished are.
+    if not all(store.is_complete(cube) for name in CUBES if store.is_there(cube := run.folder / name)):
         return False
     out.print(f"nothing to do: {run.result} is complete for {calendar.describe(run.request.days)}")
     return True
@@ -180,16 +178,43 @@ def _guarded(run: Run, landsat: xr.Dataset, modis: xr.Dataset, ratio: int) -> tu
     return run, {"guard": {"used": "stfgan" if used else "progress", "withheld": scores}}
 
 
-def _execute(run: Run, source: Source, client: Any) -> dict[str, Any]:
+def _execute(run: Run, source: Source, crew: cubes.Crew) -> dict[str, Any]:
     """Write what is missing of the cubes; what is to be said of it in ``run.json``."""
-    states = cubes.write_cubes(source, run.folder, client)
-    landsat, modis = (store.open_cube(run.folder / name) for name in ("landsat.zarr", "modis.zarr"))
+    states = cubes.write_cubes(source, run.folder, crew)
+    landsat, modis = open_inputs(run.folder)
     asked, facts = run.identity(), dict[str, Any]()
     for wanted, step in ((run.adapt is not None, _adapted), (run.guard, _guarded)):
         if wanted:
             run, found = step(run, landsat, modis, source.ratio)
             facts |= found
-    job = run.job(landsat, modis)
+    state = write_fused(run, asked, source, states, crew)
+    return facts | {"cubes": states | {"fused.zarr": state}, "weights": str(getattr(run.predictor, "path", "")) or None}
+
+
+def open_inputs(folder: Folder) -> tuple[xr.Dataset, xr.Dataset]:
+    """The Landsat and MODIS cubes of a run folder."""
+    return store.open_cube(folder / CUBES[0]), store.open_cube(folder / CUBES[1])
+
+
+def write_fused(
+    run: Run, asked: dict[str, Any], source: Source, states: dict[str, dict[str, Any]], crew: cubes.Crew
+) -> dict[str, Any]:
+    """Write what is missing of the fused cube; its state.
+
+    Parameters
+    ----------
+    run
+        With the method and weights that are used.
+    asked
+        Identity of the run as it was asked for.
+    source
+        Its imagery.
+    states
+        Of the cubes of the imagery.
+    crew
+        Who does it.
+    """
+    job = run.job(*open_inputs(run.folder))
     identity = asked | {
         "used": run.method,
         "model": getattr(run.predictor, "sha256", None),
@@ -197,8 +222,10 @@ def _execute(run: Run, source: Source, client: Any) -> dict[str, Any]:
     }
     attributes = {"title": f"Daily Landsat-like reflectance by {run.method}", "source": json.dumps(source.origin)}
     pending = store.prepare(run.result, job.layout, identity, attributes, source.region)
-    cubes.write_blocks(f"fused.zarr ({run.method})", job.write_tasks(run.result, pending), pending, job.layout, client)
-    return facts | {"cubes": states | {"fused.zarr": store.seal(run.result)}}
+    tasks = job.write_tasks(run.result, pending)
+    cubes.write_blocks("fused.zarr", tasks, pending, job.layout, crew, f"fused.zarr ({run.method})")
+    crew.refuse_failed(run.folder)
+    return store.seal(run.result)
 
 
 def _minutes(adapt: bool, minutes: float | None, method: str, folder: Folder) -> float | None:
@@ -214,6 +241,35 @@ def _minutes(adapt: bool, minutes: float | None, method: str, folder: Folder) ->
     if minutes is not None and not 0 < minutes < float("inf"):
         raise InputError(f"--adapt-minutes {minutes}: must be positive")
     return 5.0 if minutes is None else minutes
+
+
+def _opened(run: Run, model: Path | None, keep: bool = True) -> tuple[Run, Source]:
+    """The run with a method for the ratio of its imagery, which is found."""
+    source = open_source(run.request, run.folder, keep=keep)
+    return replace(run, predictor=make(run.method, run.request.bands, model, source.ratio)), source
+
+
+def _write(
+    run: Run, model: Path | None, lease: Lease, workers: int | None, scheduler: str | None, cluster: str, minutes: float
+) -> tuple[float, Region | None]:
+    """Write what is missing of the run; the share of its pixels that have a value, and its area."""
+    run, source = _opened(run, model)
+    document = run.document(status="writing", **source.origin)
+    run.folder.write_json(RUN, document)
+    job = run.job(source.landsat, source.modis)
+    layouts = {name: layout for name, (_, layout) in cubes.cube_layouts(source).items()}
+    check_disk(run.folder, layouts | {"fused.zarr": job.layout})
+    several, count = workers is not None or scheduler is not None or cluster != "local", cubes.default_workers(workers)
+    with connect(count, scheduler, cluster) if several else nullcontext() as client:
+        if client is not None:
+            err.print(f"dashboard: {client.dashboard_link}")
+        check_memory(job, count, client, own=scheduler is None and cluster == "local")
+        crew = cubes.Crew(client, minutes, lease)
+        with cubes.noting_failures(run.folder, document, crew):
+            facts = _execute(run, source, crew)
+    coverage = _coverage(run.result)
+    run.folder.write_json(RUN, run.document(status="complete", coverage=coverage, **facts, **source.origin))
+    return coverage, source.region
 
 
 def command(
@@ -251,10 +307,11 @@ def command(
     ] = False,
     tile: Annotated[
         int, typer.Option(min=64, max=8192, help="Largest side of a block in fine pixels: smaller needs less memory.")
-    ] = 1024,
+    ] = TILE,
     workers: cubes.Workers = None,
     scheduler: cubes.Scheduler = None,
     cluster: cubes.ClusterKind = "local",
+    block_minutes: cubes.BlockMinutes = cubes.BLOCK_MINUTES,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what would be read, computed and written, and stop.")
     ] = False,
@@ -262,8 +319,9 @@ def command(
 ) -> None:
     """Fuse Landsat and MODIS into a Landsat-like image of every day of an area.
 
-    The run folder holds items.json, landsat.zarr, modis.zarr, fused.zarr and run.json, and adapted/ with --adapt. The
-    same command again resumes; a finished run is left alone; other parameters on the same folder are refused.
+    The run folder holds area.geojson, items.json, landsat.zarr, modis.zarr, fused.zarr and run.json, and adapted/ with
+    --adapt. The same command again resumes; a finished run is left alone; other parameters on the same folder are
+    refused.
     """
     if cluster not in ("local", "cuda"):
         raise InputError(f"--cluster {cluster!r} is unknown; choose local or cuda, or name a running --scheduler")
@@ -279,29 +337,24 @@ def command(
     if guard and (method != "stfgan" or uncertainty):
         raise InputError("--guard goes with stfgan and without --uncertainty, which progress does not have")
     run = Run(folder, request, method, predictor, keep_observed, tile, uncertainty, own, minutes, guard)
-    document = cubes.check_folder(run.folder, run.identity(), overwrite)
+    folder.check()
+    document = {} if overwrite else cubes.check_folder(folder, run.identity())
     if _finished(run, document):
         return
-    source = open_source(request, run.folder, keep=not plan)
-    run = replace(run, predictor=make(method, request.bands, model, source.ratio))
     if plan:
-        _show_plan(run, source)
+        _show_plan(*_opened(run, model, keep=False))
         return
-    run.folder.write_json(RUN, run.document(status="writing", **source.origin))
-    several = workers is not None or scheduler is not None or cluster != "local"
-    with connect(cubes.default_workers(workers), scheduler, cluster) if several else nullcontext() as client:
-        if client is not None:
-            err.print(f"dashboard: {client.dashboard_link}")
-        facts = _execute(run, source, client)
-    coverage = _coverage(run.result)
-    document = run.document(status="complete", coverage=coverage, **facts, **source.origin)
-    run.folder.write_json(RUN, document)
+    with held(folder) as lease:
+        # What it held may have changed before it was ours.
+        if _finished(run, cubes.check_folder(folder, run.identity(), overwrite)):
+            return
+        coverage, region = _write(run, model, lease, workers, scheduler, cluster, block_minutes)
     if coverage == 0:
         raise NothingToDo(
             f"{run.result}: no pixel has a clear Landsat observation within {bracket_days} days and MODIS; "
             "widen --bracket-days or choose other --dates"
         )
-    _say_done(run, coverage, "pixels" if source.region is None else "pixels in the area")
+    _say_done(run, coverage, "pixels" if region is None else "pixels in the area")
 
 
 if __name__ == "__main__":

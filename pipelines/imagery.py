@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
 
 from pipelines.console import err, out
 from stfgan_xr import days as calendar
 from stfgan_xr import store
-from stfgan_xr.aoi import middle, read_aoi
+from stfgan_xr.aoi import WGS84, middle, read_aoi
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import RATIO, coarse_grid, nested_grid, parse_crs, ratio_of, tile_step
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 COARSE_MARGIN = 16
 """Coarse days read beyond the bracket range, to interpolate gaps at its ends."""
 FINE_TILE, COARSE_TILE = 1024, 512
-RUN = "run.json"
+RUN, AREA = "run.json", "area.geojson"
 
 
 def tile_of(grid: GeoBox, ratio: int, largest: int = FINE_TILE) -> int:
@@ -64,6 +65,8 @@ class Request:
         Leave out scenes with an asset that is not there; else that is an error.
     bandpass
         Bring Landsat 7 and Sentinel-2 to the bands of OLI.
+    area
+        The area itself where it is known already, instead of ``aoi``.
     """
 
     days: tuple[date, ...]
@@ -78,6 +81,18 @@ class Request:
     max_cloud: float | None = None
     allow_missing: bool = False
     bandpass: bool = False
+    area: Geometry | None = None
+
+    @classmethod
+    def recorded(cls, identity: Mapping[str, Any], area: Geometry | None) -> Request:
+        """The request of a run folder, from what ``run.json`` and ``area.geojson`` keep of it."""
+        days = tuple(date.fromisoformat(day) for day in identity["dates"])
+        pairs = Path(identity["pairs"]) if identity["pairs"] else None
+        names = ("bracket_days", "catalog", "coarse_catalog", "crs", "max_cloud", "allow_missing", "bandpass")
+        return cls(
+            days, tuple(identity["bands"]), pairs=pairs, collections=tuple(identity["collections"]), area=area,
+            **{name: identity[name] for name in names},
+        )  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
         """JSON values that must be the same for a run folder to be gone on with."""
@@ -237,7 +252,7 @@ def _find(request: Request, catalogs: tuple[Catalog, Catalog]) -> tuple[tuple[Sc
     from stfgan_xr.catalog import search
 
     fine, coarse = _sides(request, *catalogs)
-    area, bands = read_aoi(_area(request, catalogs[0])), request.bands
+    area, bands = _area(request, catalogs[0]), request.bands
     longitude, _ = middle(area)
     reach = timedelta(days=request.bracket_days)
     first, last = request.days[0] - reach, request.days[-1] + reach
@@ -301,12 +316,18 @@ def _sides(request: Request, fine: Catalog, coarse: Catalog) -> tuple[Side, Side
     return fine.fine.select(chosen[0], request.bands), coarse.coarse.select(chosen[1], request.bands)
 
 
-def _area(request: Request, fine: Catalog) -> str:
-    if request.aoi:
-        return request.aoi
-    if fine.aoi is None:
+def _area(request: Request, fine: Catalog) -> Geometry:
+    if request.area is not None:
+        return request.area
+    if not request.aoi and fine.aoi is None:
         raise InputError("--aoi is missing; give a GeoJSON file or west,south,east,north")
-    return str(fine.aoi)
+    return read_aoi(request.aoi or str(fine.aoi))
+
+
+def read_area(folder: Folder) -> Geometry | None:
+    """The area of a run folder; None if its imagery has no catalog."""
+    content = folder.read(AREA)
+    return None if content is None else Geometry(json.loads(content), WGS84)
 
 
 def _successor(request: Request, coarse: Side) -> Side:
@@ -330,9 +351,11 @@ def _from_catalog(request: Request, folder: Folder, keep: bool) -> Source:
     fine = open_catalog(request.catalog or "")
     coarse = open_catalog(request.coarse_catalog) if request.coarse_catalog else fine
     sides = _sides(request, fine, coarse)
-    area = read_aoi(_area(request, fine))
+    area = _area(request, fine)
     grid = nested_grid(area, crs=request.crs, phase=sides[0].phase)
     landsat, both = _search(request, folder, (fine, coarse), keep)
+    if keep and request.area is None:
+        folder.write_json(AREA, area.json)
     items = folder.read(ITEMS) or b"" if keep else b""
     origin = {
         "catalog": {"name": fine.name, "path": str(fine.folder), "truth": str(fine.truth) if fine.truth else None},

@@ -9,10 +9,12 @@ address, and that is all that travels to workers, is written down or shown.
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import re
 import shutil
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +45,8 @@ CLIENT: ClientConfig = {
 }
 READERS = 16
 """Small files read at once from an object store, where each costs a round trip."""
+_PARTIAL = re.compile(r"\..+\.\d+-\d+\.partial|.+\.[0-9a-f]{32}\.partial")
+"""Files that are being written: ours, and those of Zarr."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|bucket does not exist")
 
@@ -63,9 +67,17 @@ def to_json(document: Any) -> bytes:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    partial = _partial(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
 
 
 class Folder(ABC):
@@ -127,6 +139,18 @@ class Folder(ABC):
     def check(self) -> None:
         """Refuse it as a run folder if that can be told without writing."""
 
+    @abstractmethod
+    def sweep(self) -> None:
+        """Delete what processes that were killed left half written; nothing else may be writing in it."""
+
+    @abstractmethod
+    def create(self, key: str, content: bytes) -> bool:
+        """Write a file if there is none; whether there was none."""
+
+    @abstractmethod
+    def free(self) -> int | None:
+        """Bytes that still fit; None if that is not known."""
+
     def read_all(self, keys: Sequence[str]) -> list[bytes]:
         """Files that are known to be there, in the order of their names."""
         return [self._read_known(key) for key in keys]
@@ -187,7 +211,7 @@ class LocalFolder(Folder):
 
     def write(self, key: str, content: bytes) -> None:
         with self.writing():
-            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / key).parent.mkdir(parents=True, exist_ok=True)
             _replace(self.path / key, content)
 
     def names(self, key: str = "") -> list[str]:
@@ -242,6 +266,34 @@ class LocalFolder(Folder):
     def check(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self}: is a file; choose a folder")
+
+    def sweep(self) -> None:
+        with self.writing():
+            for beside in self.path.parent.glob(f"{glob.escape(self.path.name)}.partial-*"):
+                shutil.rmtree(beside, ignore_errors=True)
+            for folder, _, names in os.walk(self.path):
+                for name in names:
+                    if _PARTIAL.fullmatch(name):
+                        (Path(folder) / name).unlink(missing_ok=True)
+
+    def create(self, key: str, content: bytes) -> bool:
+        path = self.path / key
+        partial = _partial(path)
+        with self.writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content)
+            try:
+                # In one step, unlike opening it for exclusive writing: nobody sees it empty.
+                os.link(partial, path)
+            except FileExistsError:
+                return False
+            finally:
+                partial.unlink(missing_ok=True)
+        return True
+
+    def free(self) -> int | None:
+        there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.is_dir())
+        return shutil.disk_usage(there).free
 
 
 @cache
@@ -350,6 +402,25 @@ class ObjectFolder(Folder):
             self.exists()
         except (InputError, SourceError) as error:
             raise ResourceError(f"--out: {error}") from None
+
+    def sweep(self) -> None:
+        """Nothing: an object is there whole or not at all."""
+
+    def create(self, key: str, content: bytes) -> bool:
+        # Some stores ignore the condition and overwrite, so what is there is looked for first.
+        if self.read(key) is not None:
+            return False
+        from obstore.exceptions import AlreadyExistsError
+
+        with self.writing():
+            try:
+                self.store.put(key, content, mode="create")
+            except AlreadyExistsError:
+                return False
+        return True
+
+    def free(self) -> int | None:
+        return None
 
 
 _NO_CREDENTIALS = re.compile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -19,7 +20,7 @@ from odc.geo.xr import xr_coords
 from stfgan_xr import store
 from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, reach_cells, series
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
-from stfgan_xr.errors import InputError
+from stfgan_xr.errors import InputError, ResourceError
 from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
 from stfgan_xr.predictors import CoarseWindow, Prediction, Predictor, memory_of
 from stfgan_xr.predictors.uncertainty import SHARES, Calibrated, Uncertainty, calibrated
@@ -210,9 +211,29 @@ class _Canvas:
             self.arrays[f"residual_{band}"][at] = from_reflectance(departure)
 
 
-def _batches(days: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    for start in range(0, len(days), DAYS_AT_ONCE):
-        yield tuple(days[start : start + DAYS_AT_ONCE])
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.I)
+
+
+def _predictions(
+    predictor: Predictor, prepared: Any, interval: Interval, days: Sequence[int], most: int = DAYS_AT_ONCE
+) -> Iterator[tuple[tuple[int, ...], Prediction]]:
+    """Predictions of some days at once, of half as many where memory does not suffice: no day depends on the others."""
+    for start in range(0, len(days), most):
+        batch = tuple(days[start : start + most])
+        try:
+            found = predictor.predict(
+                prepared, CoarseWindow(batch, interval.coarse.series, interval.coarse.series_days)
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+                raise
+            if len(batch) == 1:
+                raise ResourceError(
+                    "too little memory for one day of a block; choose a smaller --tile or fewer --workers"
+                ) from None
+            yield from _predictions(predictor, prepared, interval, batch, -(-len(batch) // 2))
+        else:
+            yield batch, found
 
 
 def fuse_block(
@@ -252,9 +273,7 @@ def fuse_block(
             continue
         prepared = predictor.prepare(interval.bracket)
         done = 0
-        for batch in _batches(interval.days):
-            part = CoarseWindow(batch, interval.coarse.series, interval.coarse.series_days)
-            prediction = predictor.predict(prepared, part)
+        for batch, prediction in _predictions(predictor, prepared, interval, interval.days):
             for number, day in enumerate(batch):
                 canvas.paint(at, day, done + number, interval, prediction, number, options.keep_observed)
                 at += 1

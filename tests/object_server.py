@@ -38,6 +38,7 @@ class Objects:
     requests: list[tuple[str, str]] = field(default_factory=list)
     fault: Fault = lambda method, key: None
     secret: str = ""
+    conditional: bool = True
     address: str = ""
 
 
@@ -88,6 +89,9 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _do
 
     def _put(self, key: str, query: dict[str, list[str]], body: bytes, cut: bool) -> None:
+        if self.objects.conditional and self.headers.get("If-None-Match") == "*" and key in self.objects.stored:
+            self._error(412, "PreconditionFailed")
+            return
         self.objects.stored[key] = body
         self._answer(200)
 

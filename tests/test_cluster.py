@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 from dask.delayed import delayed
 
-from stfgan_xr import cluster, errors, fusion, store
+from pipelines import cubes
+from stfgan_xr import cluster, errors, files, fusion, store
 from stfgan_xr.predictors.methods import make
+from tests.failing_tasks import die, fail, fail_oddly, fail_until, hang, square, starve
 from tests.synthetic import Scene, day
-
-
-def square(number: int) -> int:
-    return number * number
-
-
-def fail(number: int) -> int:
-    raise errors.SourceError(f"block {number} cannot be read")
+from tests.test_commands import arguments, catalog, run  # noqa: F401
 
 
 def test_in_this_process_tasks_run_in_order_and_one_at_a_time() -> None:
@@ -76,3 +76,101 @@ def test_a_local_cluster_writes_the_same_cube_and_passes_errors_on(tmp_path: Pat
     lazy = fusion.fuse(scene.landsat, scene.modis, make("delta", scene.bands), [day(n) for n in range(8, 24)])
     xr.testing.assert_equal(store.open_cube(tmp_path / "two.zarr").load(), lazy.compute())
     assert np.isfinite(lazy.red.values).any()
+
+
+# ---------------------------------------------------------------- tasks that fail
+
+
+def test_a_task_that_fails_oddly_is_tried_again_and_then_given_up(tmp_path: Path) -> None:
+    tasks = [
+        delayed(square)(2), delayed(fail_oddly)(1), delayed(fail_until)(str(tmp_path / "two"), 3),
+        delayed(fail_until)(str(tmp_path / "three"), 4), delayed(square)(3),
+    ]  # fmt: skip
+    four, first, three, second, nine = cluster.run(tasks, None)
+    assert (four, three, nine) == (4, 3, 9)
+    assert first == cluster.Failed(1, "ZeroDivisionError: in block 1: https://a.example/b.tif")
+    assert second == cluster.Failed(3, "OSError: not yet")
+    assert (tmp_path / "three").read_text() == "x" * cluster.ATTEMPTS
+
+
+def test_a_task_that_takes_too_long_is_stopped() -> None:
+    begun, handler = time.monotonic(), signal.getsignal(signal.SIGALRM)
+    hung, done = cluster.run([delayed(hang)(60), delayed(square)(3)], None, minutes=0.1 / 60)
+    assert done == 9
+    assert isinstance(hung, cluster.Failed)
+    assert "took more than" in hung.why
+    assert time.monotonic() - begun < 50
+    assert signal.getsignal(signal.SIGALRM) is handler
+
+
+def test_a_task_without_memory_ends_the_run_with_what_to_do() -> None:
+    with pytest.raises(errors.ResourceError, match="smaller --tile or fewer --workers"):
+        list(cluster.run([delayed(starve)(0)], None))
+
+
+@pytest.mark.slow
+def test_tasks_that_kill_hang_or_fail_are_given_up_on_a_cluster_and_no_others(tmp_path: Path) -> None:
+    bad = {3: delayed(die)(1), 5: delayed(hang)(600), 8: delayed(fail_oddly)(8)}
+    passing = {10: delayed(fail_until)(str(tmp_path / "mark"), 2)}
+    tasks = [(bad | passing).get(number, delayed(square)(number)) for number in range(14)]
+    with cluster.connect(2) as client:
+        results = list(cluster.run(tasks, client, minutes=4 / 60))
+        with pytest.raises(errors.ResourceError, match="out of memory"):
+            list(cluster.run([delayed(starve)(0)], client))
+    given_up = {result.number: result.why for result in results if isinstance(result, cluster.Failed)}
+    assert given_up.keys() == bad.keys()
+    assert "KilledWorker" in given_up[3]
+    assert "KilledWorker" in given_up[5]
+    assert given_up[8] == "ZeroDivisionError: in block 8: https://a.example/b.tif"
+    others = [result for result in results if not isinstance(result, cluster.Failed)]
+    assert sorted(others) == sorted([2, *(n * n for n in range(14) if n not in bad and n not in passing)])
+
+
+# ---------------------------------------------------------------- blocks that fail
+
+
+def test_blocks_that_fail_are_listed_and_the_rest_goes_on(
+    catalog: str,  # noqa: F811
+    tmp_path: Path,
+    run: Callable[..., tuple[int, str, str]],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, asked, out = fusion.fuse_block, [], tmp_path / "run"
+
+    def poisoned(landsat: Any, modis: Any, predictor: Any, window: Any, *more: Any) -> Any:
+        asked.append(window)
+        if window.top == window.left == 0:
+            raise ArithmeticError("poison")
+        return real(landsat, modis, predictor, window, *more)
+
+    given = [*arguments(catalog, out, dates="2020-03-01/2020-03-02"), "--tile", "64", "--bands", "red"]
+    given += ["--bracket-days", "4"]
+    monkeypatch.setattr(fusion, "fuse_block", poisoned)
+    code, _, err = run(*given)
+    assert code == 6
+    assert "1 blocks failed 3 times" in err
+    assert "ArithmeticError: poison" in err
+    document = json.loads((out / "run.json").read_text())
+    assert document["status"] == "incomplete"
+    assert document["failed"] == {
+        "fused.zarr": [{"block": "t00000-00002_y000000_x000000", "why": "ArithmeticError: poison"}]
+    }
+    assert len(asked) == 3 + cluster.ATTEMPTS
+    assert len(store.missing_blocks(out / "fused.zarr")) == 1
+    monkeypatch.setattr(fusion, "fuse_block", real)
+    assert run(*given)[0] == 0
+    document = json.loads((out / "run.json").read_text())
+    assert document["status"] == "complete"
+    assert "failed" not in document
+
+
+def test_when_every_block_fails_not_all_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "MOST_FAILED", 3)
+    scene = Scene(height=128, width=128)
+    job = fusion.plan(scene.landsat, scene.modis, make("delta", scene.bands), [day(8)], tile=64, run=1)
+    pending = store.prepare(tmp_path / "a.zarr", job.layout, {})
+    crew = cubes.Crew()
+    cubes.write_blocks("a.zarr", [delayed(fail_oddly)(n) for n in range(4)], pending, job.layout, crew)
+    assert len(crew.failed["a.zarr"]) == 3
+    with pytest.raises(errors.IncompleteError, match="3 blocks failed 3 times"):
+        crew.refuse_failed(files.as_folder(tmp_path))

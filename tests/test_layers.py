@@ -17,7 +17,7 @@ LAYERS: dict[str, int] = {
         ("errors", "days", "aoi", "sensors", "grid", "means", "metrics", "changes", "files", "region", "harmonise"), 0
     ),
     **dict.fromkeys(
-        ("scenes", "catalog", "inspection", "remote", "hdf5", "rasters", "store", "checkpoint", "landscape"), 1
+        ("scenes", "catalog", "inspection", "remote", "hdf5", "rasters", "store", "checkpoint", "landscape", "lease"), 1
     ),
     **dict.fromkeys(("load", "predictors", "brackets", "datasets", "benchmarks", "simulate"), 2),
     **dict.fromkeys(("continuity", "fusion", "cluster", "plots", "evaluation", "reporting"), 3),

@@ -146,7 +146,7 @@ def test_a_run_in_a_bucket_is_the_run_of_a_folder(out: str, demo_world: Path, fi
     assert digests(out) == digests_of(finished)
     assert list(tmp_path.iterdir()) == []
     folder = files.as_folder(out)
-    assert folder.names() == ["items.json", "run.json"]
+    assert folder.names() == ["area.geojson", "items.json", "run.json"]
     for name in folder.names():
         assert SECRET not in (folder.read(name) or b"").decode()
     assert stfgan_xr.open_cube(f"{out}/fused.zarr").sizes["time"] == 8

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rioxarray  # noqa: F401  (its accessor is tested)
 import xarray as xr
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from stfgan_xr import errors, files, store
 from stfgan_xr.files import Folder, as_folder
@@ -150,36 +147,6 @@ def test_digest_depends_on_content_not_on_blocks(folder: Folder) -> None:
     assert digests[0] == digests[1]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    height=st.integers(1, 5),
-    width=st.integers(1, 5),
-    days=st.integers(1, 9),
-    tile=st.integers(1, 3),
-    run=st.integers(1, 9),
-)
-def test_blocks_written_by_eight_threads_lose_no_cell(
-    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, days: int, tile: int, run: int
-) -> None:
-    layout = small_layout(height * 16, width * 16, days, tile * 16, run)
-    path, rng = tmp_path_factory.mktemp("race") / "a.zarr", np.random.default_rng(0)
-    pending = store.prepare(path, layout, {})
-    whole = rng.integers(-3000, 9000, (days, *layout.shape)).astype("int16")
-
-    def work(share: list[store.Block]) -> None:
-        for block in share:
-            part = whole[block.first : block.last, *block.window.slices]
-            store.write_block(path, layout, block, {"red": part, "nir": part, "qa": part.astype("uint16")})
-
-    threads = [threading.Thread(target=work, args=(pending[n::8],)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    store.seal(path)
-    np.testing.assert_array_equal(store.open_counts(path).red.values, whole)
-
-
 def test_blocks_are_whole_shards() -> None:
     layout = small_layout(tile=64, run=4)
     for block in layout.blocks():
@@ -275,19 +242,21 @@ def test_fill_is_written_too(folder: Folder) -> None:
     assert np.isnan(store.open_cube(folder).red.values).all()
 
 
-@pytest.mark.parametrize("step", ["_create_variable", "_create_coordinates"])
+@pytest.mark.parametrize("files_written", [1, 3, 12])
 def test_a_cube_whose_creation_ended_early_is_none_and_is_begun_anew(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch, step: str
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, files_written: int
 ) -> None:
     path = folder / "a.zarr"
-    real = getattr(store, step)
+    real, left = type(folder).write, [files_written]
 
-    def killed(*arguments: object) -> None:
-        real(*arguments)
-        raise KeyboardInterrupt
+    def killed(self: Folder, key: str, content: bytes) -> None:
+        real(self, key, content)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, step, killed)
+        patch.setattr(type(folder), "write", killed)
         with pytest.raises(KeyboardInterrupt):
             store.prepare(path, small_layout(), {"seed": 0})
     with pytest.raises(errors.InputError, match="no such cube"):
@@ -297,6 +266,7 @@ def test_a_cube_whose_creation_ended_early_is_none_and_is_begun_anew(
     store.seal(path)
     write_all(folder / "b.zarr", small_layout(days=3))
     assert store.content_digest(path) == store.content_digest(folder / "b.zarr")
+    assert store.check(path) == []
 
 
 def test_a_removed_cube_is_gone(folder: Folder) -> None:

@@ -1,0 +1,176 @@
+"""Whether every chunk of a run's cubes is what was written; and what is not, made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines import cubes, fuse
+from pipelines.console import main, out, track
+from pipelines.imagery import RUN, Request, open_source, read_area
+from stfgan_xr import store
+from stfgan_xr.cluster import connect, cores
+from stfgan_xr.errors import IncompleteError, InputError
+from stfgan_xr.files import Folder, LocalFolder, as_folder
+from stfgan_xr.lease import held
+from stfgan_xr.predictors.methods import make
+
+Found = dict[str, list[store.Damage]]
+ROOT = store.Damage("zarr.json", "missing or damaged, and with it all of the cube")
+
+
+def read_run(folder: Folder) -> dict[str, Any]:
+    """The ``run.json`` of a run folder.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is damaged.
+    """
+    content = folder.read(RUN)
+    if content is None:
+        raise InputError(f"{folder}: not a run folder, it has no {RUN}")
+    try:
+        document = json.loads(content)
+        if isinstance(document["request"], dict) and isinstance(document["status"], str):
+            return dict(document)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise InputError(f"{folder / RUN} is damaged; run the same command again with --overwrite")
+
+
+def names_of(document: dict[str, Any]) -> tuple[str, ...]:
+    """The cubes that a run is to have."""
+    return fuse.CUBES if "method" in document["request"] else fuse.CUBES[:2]
+
+
+def look_at(folder: Folder, names: tuple[str, ...]) -> Found:
+    """What is missing or damaged of each cube; of those that have something."""
+    found = {name: _look(folder / name, name) for name in names}
+    return {name: damages for name, damages in found.items() if damages}
+
+
+def _look(path: Folder, name: str) -> list[store.Damage]:
+    try:
+        if not store.is_there(path):
+            return [store.Damage("zarr.json", "there is no such cube yet")]
+        damages, blocks = store.check_frame(path), store.blocks_of(path)
+    except InputError:
+        return [ROOT]
+    found = list[store.Damage]()
+    with ThreadPoolExecutor(cores()) as pool:
+        # Decompression and SHA-256 leave the interpreter free.
+        results = pool.map(partial(store.check_block, path), blocks)
+        for some in track(name, results, len(blocks), _megapixels(blocks[0])):
+            found += some
+    damages += found or store.check_seal(path)
+    if not damages:
+        out.print(
+            f"{name}: {len(blocks)} blocks, {len(blocks) * len(store.variables_of(path))} chunks, all as recorded"
+        )
+    return damages
+
+
+def _megapixels(block: store.Block) -> float:
+    return block.window.shape[0] * block.window.shape[1] * (block.last - block.first) / 1e6
+
+
+def _lines(found: Found) -> Iterator[str]:
+    for name, damages in found.items():
+        for damage in damages:
+            yield f"{name}/{damage}"
+
+
+def _recorded_run(folder: Folder, document: dict[str, Any], request: Request, ratio: int) -> fuse.Run:
+    """The fusion that a finished run was made by, adapted and guarded as it was."""
+    asked, weights = document["request"], document.get("weights")
+    method = document.get("guard", {}).get("used", asked["method"])
+    if weights is not None and not Path(weights).is_file() and isinstance(folder, LocalFolder):
+        # The folder or the package was moved. Other weights than the recorded ones are refused by their SHA-256.
+        adapted = folder.path / "adapted" / "stfgan.safetensors"
+        weights = adapted if adapted.is_file() else None
+    model = None if method != "stfgan" else weights
+    tile = document["cubes"]["fused.zarr"]["layout"]["tile"]
+    predictor = make(method, request.bands, model, ratio)
+    return fuse.Run(
+        folder, request, method, predictor, asked["keep_observed"], tile, asked["uncertainty"] is not None,
+        asked["model"], asked["adapt"], asked["guard"],
+    )  # fmt: skip
+
+
+def repair(folder: Folder, document: dict[str, Any], crew: cubes.Crew) -> None:
+    """Make again what is damaged of a run, from its saved scenes and by its recorded method.
+
+    Raises
+    ------
+    IncompleteError
+        If the run was never finished, which its own command does; if what is made now is not what was there.
+    """
+    if document["status"] not in ("complete", "cubes"):
+        raise IncompleteError(f"{folder} is unfinished; what was damaged is taken back: run its own command again")
+    try:
+        request = Request.recorded(document["request"], read_area(folder))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{folder / RUN} does not say all of the request; run the same command again") from None
+    source = open_source(request, folder)
+    states = cubes.write_cubes(source, folder, crew)
+    if "fused.zarr" in names_of(document):
+        run = _recorded_run(folder, document, request, source.ratio)
+        fuse.write_fused(run, document["request"], source, states, crew)
+    crew.refuse_failed(folder)
+
+
+def _take_back(folder: Folder, found: Found) -> None:
+    for name, damages in found.items():
+        if damages == [ROOT]:
+            store.remove(folder / name)
+        elif store.is_there(folder / name):
+            store.reopen(folder / name, damages)
+
+
+def command(
+    run: Annotated[str, typer.Argument(help="Run folder: a local one, or s3://bucket/prefix.")],
+    mend: Annotated[
+        bool, typer.Option("--repair", help="Make again what is missing or damaged, and just that.")
+    ] = False,
+    workers: cubes.Workers = None,
+) -> None:
+    """Check every chunk of a run's cubes against its record.
+
+    Prints what is missing or damaged, one line each, and ends with 6 if there is anything, else with 0. --repair reads
+    blocks of Landsat and MODIS again from the scenes of the run, and fuses others again by its method; they must become
+    what they were.
+    """
+    folder = as_folder(run)
+    folder.check()
+    document = read_run(folder)
+    names = names_of(document)
+    found = look_at(folder, names)
+    for line in _lines(found):
+        out.print(line, markup=False, soft_wrap=True)
+    if not found:
+        return
+    count = sum(map(len, found.values()))
+    if not mend:
+        raise IncompleteError(f"{folder}: {count} files are missing or damaged; --repair makes them again")
+    with held(folder) as lease:
+        _take_back(folder, found)
+        with connect(cubes.default_workers(workers)) if workers else nullcontext() as client:
+            crew = cubes.Crew(client, lease=lease)
+            with cubes.noting_failures(folder, document, crew):
+                repair(folder, document, crew)
+        left = look_at(folder, tuple(found))
+    if left:
+        raise IncompleteError(f"{folder}: still damaged, first {next(_lines(left))}")
+    out.print(f"repaired: {count} files", markup=False)
+
+
+if __name__ == "__main__":
+    main(command)
