@@ -14,19 +14,33 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS: dict[str, int] = {
     **dict.fromkeys(
-        ("errors", "days", "aoi", "sensors", "grid", "means", "metrics", "changes", "files", "region", "harmonise"), 0
+        (
+            "errors",
+            "days",
+            "aoi",
+            "sensors",
+            "grid",
+            "means",
+            "metrics",
+            "changes",
+            "files",
+            "region",
+            "harmonise",
+            "rendering",
+        ),
+        0,
     ),
     **dict.fromkeys(
         ("scenes", "catalog", "inspection", "remote", "hdf5", "rasters", "store", "checkpoint", "landscape"), 1
     ),
-    **dict.fromkeys(("load", "predictors", "brackets", "datasets", "benchmarks", "simulate"), 2),
+    **dict.fromkeys(("load", "predictors", "brackets", "datasets", "benchmarks", "simulate", "overviews"), 2),
     **dict.fromkeys(("continuity", "fusion", "cluster", "plots", "evaluation", "reporting"), 3),
     **dict.fromkeys(("samples", "learning", "gate", "state", "training"), 3),
 }
 # Facts may use facts: the order in which layer 0 is built.
 WITHIN = {
     ("files", "errors"), ("days", "errors"), ("aoi", "errors"), ("grid", "errors"), ("grid", "aoi"),
-    ("region", "grid"), ("region", "aoi"), ("harmonise", "errors"), ("harmonise", "sensors"),
+    ("region", "grid"), ("region", "aoi"), ("harmonise", "errors"), ("harmonise", "sensors"), ("rendering", "errors"),
     ("catalog", "scenes"), ("rasters", "remote"), ("rasters", "hdf5"), ("inspection", "catalog"), ("inspection", "scenes"),
     # A bracket is described where predictors are; the series that predictors see come from brackets.
     ("brackets", "predictors"), ("evaluation", "fusion"), ("reporting", "evaluation"), ("benchmarks", "datasets"),
