@@ -13,7 +13,7 @@ import xarray as xr
 
 from pipelines.console import main, out, track
 from pipelines.imagery import COARSE_TILE, RUN, Source, make_request, open_source, tile_of
-from stfgan_xr import store
+from stfgan_xr import overviews, store
 from stfgan_xr.cluster import connect, cores, run
 from stfgan_xr.errors import InputError
 from stfgan_xr.files import Folder, as_folder
@@ -131,8 +131,9 @@ def check_folder(folder: Folder, wanted: dict[str, Any], overwrite: bool) -> dic
     if overwrite and content is not None:
         for name in ("landsat.zarr", "modis.zarr", "fused.zarr"):
             store.remove(folder / name)
+        overviews.remove(folder)
         (folder / "adapted").delete(last="adaptation.json")
-        for name in (ITEMS, RUN):
+        for name in (ITEMS, RUN, "report.html"):
             folder.delete_file(name)
         return {}
     if content is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from pipelines import cubes
 from pipelines.console import Steps, err, main, out
 from pipelines.imagery import RUN, Request, Source, make_request, open_source
+from pipelines.summary import REPORT, write_report
 from stfgan_xr import __version__, fusion, store
 from stfgan_xr import days as calendar
 from stfgan_xr.cluster import connect, cores, limit_threads
@@ -255,6 +257,7 @@ def command(
     workers: cubes.Workers = None,
     scheduler: cubes.Scheduler = None,
     cluster: cubes.ClusterKind = "local",
+    report: Annotated[bool, typer.Option(help="Write report.html, the run in one page, at the end.")] = True,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what would be read, computed and written, and stop.")
     ] = False,
@@ -262,8 +265,9 @@ def command(
 ) -> None:
     """Fuse Landsat and MODIS into a Landsat-like image of every day of an area.
 
-    The run folder holds items.json, landsat.zarr, modis.zarr, fused.zarr and run.json, and adapted/ with --adapt. The
-    same command again resumes; a finished run is left alone; other parameters on the same folder are refused.
+    The run folder holds items.json, landsat.zarr, modis.zarr, fused.zarr, run.json and report.html, overviews/ of large
+    areas, and adapted/ with --adapt. The same command again resumes; a finished run is left alone; other parameters on
+    the same folder are refused.
     """
     if cluster not in ("local", "cuda"):
         raise InputError(f"--cluster {cluster!r} is unknown; choose local or cuda, or name a running --scheduler")
@@ -281,7 +285,10 @@ def command(
     run = Run(folder, request, method, predictor, keep_observed, tile, uncertainty, own, minutes, guard)
     document = cubes.check_folder(run.folder, run.identity(), overwrite)
     if _finished(run, document):
+        if report and folder.read(REPORT) is None and document["coverage"] > 0:
+            write_report(folder)
         return
+    started = time.monotonic()
     source = open_source(request, run.folder, keep=not plan)
     run = replace(run, predictor=make(method, request.bands, model, source.ratio))
     if plan:
@@ -293,15 +300,18 @@ def command(
         if client is not None:
             err.print(f"dashboard: {client.dashboard_link}")
         facts = _execute(run, source, client)
-    coverage = _coverage(run.result)
-    document = run.document(status="complete", coverage=coverage, **facts, **source.origin)
-    run.folder.write_json(RUN, document)
-    if coverage == 0:
-        raise NothingToDo(
-            f"{run.result}: no pixel has a clear Landsat observation within {bracket_days} days and MODIS; "
-            "widen --bracket-days or choose other --dates"
-        )
-    _say_done(run, coverage, "pixels" if source.region is None else "pixels in the area")
+        coverage = _coverage(run.result)
+        document = run.document(status="complete", coverage=coverage, **facts, **source.origin)
+        run.folder.write_json(RUN, document)
+        if coverage == 0:
+            raise NothingToDo(
+                f"{run.result}: no pixel has a clear Landsat observation within {bracket_days} days and MODIS; "
+                "widen --bracket-days or choose other --dates"
+            )
+        _say_done(run, coverage, "pixels" if source.region is None else "pixels in the area")
+        if report:
+            seconds = time.monotonic() - started
+            write_report(folder, {"seconds of the last command that wrote to it": f"{seconds:,.0f}"}, client)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from stfgan_xr.brackets import band_names
@@ -43,6 +46,14 @@ def quicklook(axes: Axes, image: Image, stretch: tuple[float, float], title: str
     """Draw reflectance ``(1 or 3, y, x)``; pixels without a value are grey."""
     axes.imshow(shade(image, stretch), interpolation="nearest")
     return _bare(axes, title)
+
+
+def _dated(axes: Axes) -> Axes:
+    """Few dates, each once, along an axis of time."""
+    locator = AutoDateLocator(minticks=3, maxticks=7)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    return axes
 
 
 def _bare(axes: Axes, title: str) -> Axes:
@@ -120,7 +131,7 @@ def draw_series(axes: Axes, fused: xr.Dataset, observed: xr.DataArray, label: st
     axes.plot(observed["time"].values, observed.values, "o", markersize=4, label="Landsat", color=colour)
     axes.set_ylabel(label or f"{observed.name} reflectance")
     axes.legend(fontsize=8)
-    return axes
+    return _dated(axes)
 
 
 def calendar(axes: Axes, landsat: xr.Dataset, modis: xr.Dataset | None = None, days: Sequence[date] = ()) -> Axes:
@@ -154,7 +165,7 @@ def draw_calendar(axes: Axes, fine: Shares, coarse: Shares | None = None, days: 
     axes.bar(to_datetime64(fine[0]), fine[1], width=np.timedelta64(20, "h"), label="Landsat")
     axes.set_ylabel("clear share")
     axes.set_ylim(0, 1)
-    return axes
+    return _dated(axes)
 
 
 def _clearest(landsat: xr.Dataset, days: Sequence[date]) -> date | None:
@@ -273,3 +284,73 @@ def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     width = max(1, len(values) // 50)
     padded = np.pad(values, (width // 2, width - 1 - width // 2), mode="edge")
     return np.convolve(padded, np.ones(width) / width, mode="valid")
+
+
+def footprints(
+    axes: Axes, inside: npt.NDArray[np.bool_], bounds: Sequence[float], scenes: Mapping[str, npt.NDArray[np.float64]]
+) -> Axes:
+    """An area and the outlines of scenes around it.
+
+    Parameters
+    ----------
+    axes
+        Where to draw.
+    inside
+        Whether each pixel ``(y, x)`` lies in the area.
+    bounds
+        Left, bottom, right and top of these pixels, in metres.
+    scenes
+        Corners ``(n, 2)`` of each scene by its label, in metres.
+    """
+    left, bottom, right, top = (value / 1000 for value in bounds)
+    area = np.where(inside, 1.0, np.nan)
+    axes.imshow(area, extent=(left, right, bottom, top), cmap="autumn", alpha=0.6, interpolation="nearest")
+    axes.plot([left, right, right, left, left], [bottom, bottom, top, top, bottom], ":", color="0.3", label="grid")
+    for number, (label, corners) in enumerate(scenes.items()):
+        axes.plot(*(corners / 1000).T, linewidth=1, color=f"C{number % 10}", label=label)
+    axes.set_aspect("equal")
+    axes.autoscale()
+    axes.margins(0.05)
+    axes.set_xlabel("east, km")
+    axes.set_ylabel("north, km")
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    return axes
+
+
+def value_map(axes: Axes, values: npt.NDArray[Any], title: str) -> Axes:
+    """A map of numbers ``(y, x)`` with its scale; grey is no value."""
+    colours = matplotlib.colormaps["viridis"].with_extremes(bad="0.85")
+    known = values[np.isfinite(values)]
+    low, high = (float(v) for v in np.percentile(known, (1, 99))) if known.size else (0.0, 1.0)
+    shown = axes.imshow(values, vmin=low, vmax=max(high, low + 1e-6), cmap=colours, interpolation="nearest")
+    assert axes.figure is not None
+    axes.figure.colorbar(shown, ax=axes, shrink=0.8)
+    return _bare(axes, title)
+
+
+def draw_kinds(axes: Axes, days: Sequence[date], kinds: Mapping[str, Sequence[float]]) -> Axes:
+    """What the pixels of each day are, as stacked shares."""
+    below, width = np.zeros(len(days)), np.timedelta64(24, "h")
+    for (kind, shares), colour in zip(kinds.items(), ("C0", "C2", "C1", "0.6"), strict=False):
+        axes.bar(to_datetime64(days), shares, width=width, bottom=below, label=kind, color=colour)
+        below = below + np.asarray(shares)
+    axes.set_ylabel("share of the area")
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
+    return _dated(axes)
+
+
+def figure_of(columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with a row of axes that nothing else holds, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def to_svg(figure: Figure) -> str:
+    """A figure as SVG for a page: text stays text, and the same figure gives the same bytes."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "stfgan_xr", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

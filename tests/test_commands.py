@@ -52,7 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def arguments(catalog: str, out: Path | str, method: str = "delta", dates: str = DATES) -> list[str]:
-    return ["--catalog", catalog, "--dates", dates, "--method", method, "--out", str(out)]
+    return ["--catalog", catalog, "--dates", dates, "--method", method, "--out", str(out), "--no-report"]
 
 
 def files_in(folder: Path) -> int:
