@@ -26,42 +26,70 @@ if TYPE_CHECKING:
 
 
 COARSE_RUN = 16
+WHAT, IMAGERY, METHOD, RUNNING = "What", "Imagery", "Method", "Running"
+"""Panels of --help."""
 
-Aoi = Annotated[str | None, typer.Option(help="GeoJSON file, or west,south,east,north in degrees.")]
-Dates = Annotated[
-    str | None, typer.Option(help="Days: one, START/END (both included), START/END/P8D, or a comma list.")
+Aoi = Annotated[
+    str | None, typer.Option(help="GeoJSON file, or west,south,east,north in degrees.", rich_help_panel=WHAT)
 ]
-CatalogName = Annotated[str | None, typer.Option("--catalog", help="Catalog name, or path of a catalog's TOML.")]
+Dates = Annotated[
+    str | None,
+    typer.Option(help="Days: one, START/END (both included), START/END/P8D, or a comma list.", rich_help_panel=WHAT),
+]
+CatalogName = Annotated[
+    str | None, typer.Option("--catalog", help="Catalog name, or path of a catalog's TOML.", rich_help_panel=IMAGERY)
+]
 CoarseCatalogName = Annotated[
-    str | None, typer.Option("--coarse-catalog", help="Catalog of the coarse side, if another.")
+    str | None,
+    typer.Option("--coarse-catalog", help="Catalog of the coarse side, if another.", rich_help_panel=IMAGERY),
 ]
 PairsFile = Annotated[
-    Path | None, typer.Option("--pairs", help="pairs.toml of your own co-registered rasters, instead of a catalog.")
+    Path | None,
+    typer.Option(
+        "--pairs", help="pairs.toml of your own co-registered rasters, instead of a catalog.", rich_help_panel=IMAGERY
+    ),
 ]
-Out = Annotated[str, typer.Option("--out", help="Run folder: a local one, or s3://bucket/prefix.")]
+Out = Annotated[
+    str, typer.Option("--out", help="Run folder: a local one, or s3://bucket/prefix.", rich_help_panel=WHAT)
+]
 Bands = Annotated[
-    str | None, typer.Option(help=f"Comma list of bands. Default: all ({','.join(BANDS)}, or those of --pairs).")
+    str | None,
+    typer.Option(
+        help=f"Comma list of bands. Default: all ({','.join(BANDS)}, or those of --pairs).", rich_help_panel=WHAT
+    ),
 ]
-Crs = Annotated[str | None, typer.Option(help="Projected CRS, EPSG:n. Default: the UTM zone of the area.")]
+Crs = Annotated[
+    str | None, typer.Option(help="Projected CRS, EPSG:n. Default: the UTM zone of the area.", rich_help_panel=IMAGERY)
+]
 BracketDays = Annotated[
-    int, typer.Option(min=1, max=250, help="Landsat observations further from a day than this are not used.")
+    int,
+    typer.Option(
+        min=1, max=250, help="Landsat observations further from a day than this are not used.", rich_help_panel=IMAGERY
+    ),
 ]
 Collections = Annotated[
     str | None,
     typer.Option(
-        "--collections", help="Comma list of collections of either side (python -m pipelines.catalogs lists them)."
+        "--collections",
+        help="Comma list of collections of either side (python -m pipelines.catalogs lists them).",
+        rich_help_panel=IMAGERY,
     ),
 ]
 MaxCloud = Annotated[
     float | None,
     typer.Option(
-        min=0, max=100, help="Landsat scenes of more cloud than this percentage are not used. Default: all are."
+        min=0,
+        max=100,
+        help="Landsat scenes of more cloud than this percentage are not used. Default: all are.",
+        rich_help_panel=IMAGERY,
     ),
 ]
 AllowMissing = Annotated[
     bool,
     typer.Option(
-        "--allow-missing", help="Leave out scenes with an asset that is not there, and list them in run.json."
+        "--allow-missing",
+        help="Leave out scenes with an asset that is not there, and list them in run.json.",
+        rich_help_panel=IMAGERY,
     ),
 ]
 Bandpass = Annotated[
@@ -69,14 +97,25 @@ Bandpass = Annotated[
     typer.Option(
         "--bandpass",
         help="Bring Landsat 7 and Sentinel-2 to the bands of OLI, by published coefficients (in run.json).",
+        rich_help_panel=IMAGERY,
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, max=1024, help="Worker processes. Default: one; torch then uses all cores.")
+    int | None,
+    typer.Option(
+        min=1, max=1024, help="Worker processes. Default: one; torch then uses all cores.", rich_help_panel=RUNNING
+    ),
 ]
-Scheduler = Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:port.")]
-ClusterKind = Annotated[str, typer.Option("--cluster", help="local, or cuda (one worker per GPU through dask-cuda).")]
-Overwrite = Annotated[bool, typer.Option(help="Delete what the run folder holds and start again.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:port.", rich_help_panel=RUNNING)
+]
+ClusterKind = Annotated[
+    str,
+    typer.Option("--cluster", help="local, or cuda (one worker per GPU through dask-cuda).", rich_help_panel=RUNNING),
+]
+Overwrite = Annotated[
+    bool, typer.Option(help="Delete what the run folder holds and start again.", rich_help_panel=RUNNING)
+]
 
 
 def cube_layouts(source: Source) -> dict[str, tuple[xr.Dataset, store.Layout]]:

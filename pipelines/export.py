@@ -95,4 +95,4 @@ def command(
 
 
 if __name__ == "__main__":
-    main(command)
+    main(command, "what is written is not whole: start again with --overwrite")

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
     from stfgan_xr.predictors import Predictor
 
-Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")]
-Model = Annotated[Path | None, typer.Option(help="Trained weights (.safetensors). Default: those of the package.")]
+Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.", rich_help_panel=cubes.METHOD)]
+Model = Annotated[
+    Path | None,
+    typer.Option(help="Trained weights (.safetensors). Default: those of the package.", rich_help_panel=cubes.METHOD),
+]
 
 
 GUARD_BLOCKS = 20
@@ -122,6 +125,7 @@ def _show_plan(run: Run, source: Source) -> None:
 def _say_done(run: Run, coverage: float, of: str) -> None:
     out.print(f"done: {run.result}, {calendar.describe(run.request.days)}, {coverage:.1%} of the {of} have a value")
     out.print(f"open it with  stfgan_xr.open_cube({str(run.result)!r})", markup=False, soft_wrap=True)
+    out.print(f"look at it with  python -m pipelines.view {run.folder}", markup=False, soft_wrap=True)
 
 
 def _coverage(path: Folder) -> float:
@@ -235,31 +239,54 @@ def command(
     allow_missing: cubes.AllowMissing = False,
     bandpass: cubes.Bandpass = False,
     keep_observed: Annotated[
-        bool, typer.Option(help="A clear Landsat observation of the day is the product there.")
+        bool,
+        typer.Option(help="A clear Landsat observation of the day is the product there.", rich_help_panel=cubes.METHOD),
     ] = True,
     uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="Add the standard deviation of every pixel, std_BAND.")
+        bool,
+        typer.Option(
+            "--uncertainty", help="Add the standard deviation of every pixel, std_BAND.", rich_help_panel=cubes.METHOD
+        ),
     ] = False,
     adapt: Annotated[
         bool,
         typer.Option(
             "--adapt",
             help="Train the weights on with the run's own Landsat first, and use them if that made them better.",
+            rich_help_panel=cubes.METHOD,
         ),
     ] = False,
-    adapt_minutes: Annotated[float | None, typer.Option(help="How long, with --adapt. Default: 5.")] = None,
+    adapt_minutes: Annotated[
+        float | None, typer.Option(help="How long, with --adapt. Default: 5.", rich_help_panel=cubes.METHOD)
+    ] = None,
     guard: Annotated[
-        bool, typer.Option("--guard", help="Use progress if the weights do not beat it on the run's own Landsat days.")
+        bool,
+        typer.Option(
+            "--guard",
+            help="Use progress if the weights do not beat it on the run's own Landsat days.",
+            rich_help_panel=cubes.METHOD,
+        ),
     ] = False,
     tile: Annotated[
-        int, typer.Option(min=64, max=8192, help="Largest side of a block in fine pixels: smaller needs less memory.")
+        int,
+        typer.Option(
+            min=64,
+            max=8192,
+            help="Largest side of a block in fine pixels: smaller needs less memory.",
+            rich_help_panel=cubes.RUNNING,
+        ),
     ] = 1024,
     workers: cubes.Workers = None,
     scheduler: cubes.Scheduler = None,
     cluster: cubes.ClusterKind = "local",
-    report: Annotated[bool, typer.Option(help="Write report.html, the run in one page, at the end.")] = True,
+    report: Annotated[
+        bool, typer.Option(help="Write report.html, the run in one page, at the end.", rich_help_panel=cubes.RUNNING)
+    ] = True,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Show what would be read, computed and written, and stop.")
+        bool,
+        typer.Option(
+            "--plan", help="Show what would be read, computed and written, and stop.", rich_help_panel=cubes.RUNNING
+        ),
     ] = False,
     overwrite: cubes.Overwrite = False,
 ) -> None:
@@ -268,6 +295,8 @@ def command(
     The run folder holds items.json, landsat.zarr, modis.zarr, fused.zarr, run.json and report.html, overviews/ of large
     areas, and adapted/ with --adapt. The same command again resumes; a finished run is left alone; other parameters on
     the same folder are refused.
+
+    To try it without an account: `python -m pipelines.fuse --catalog demo --dates 2020-03-01/2020-03-31 --out demo`
     """
     if cluster not in ("local", "cuda"):
         raise InputError(f"--cluster {cluster!r} is unknown; choose local or cuda, or name a running --scheduler")

@@ -36,7 +36,7 @@ def command(
         serving.io_loop.add_callback(webbrowser.open, address)
     try:
         serving.run_until_shutdown()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # how it is meant to end
         serving.stop()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from html import escape
@@ -22,19 +22,17 @@ from bokeh.document import Document
 from bokeh.events import Tap
 from bokeh.layouts import column, row
 from bokeh.models import (
+    BasicTicker,
     BasicTickFormatter,
     BoxZoomTool,
-    Button,
-    ColorBar,
     ColumnDataSource,
     CustomJS,
-    Div,
     LinearColorMapper,
     Range1d,
-    Select,
-    Slider,
     WheelZoomTool,
-)  # fmt: skip
+)
+from bokeh.models.annotations import ColorBar
+from bokeh.models.widgets import Button, Div, Select, Slider
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from bokeh.server.server import Server
@@ -173,12 +171,16 @@ def to_rgba(image: Array, stretch: tuple[float, float]) -> Array:
 # ---------------------------------------------------------------- the page
 
 
+def _options(names: Iterable[str]) -> list[Any]:
+    return list(names)
+
+
 class Map:
     """One map: a figure, what it shows and how fast it came."""
 
     def __init__(self, layers: Mapping[str, Layer], ranges: tuple[Range1d, Range1d], grid: GeoBox, name: str) -> None:
         self.layers, self.image = layers, ColumnDataSource({"image": [], "x": [], "y": [], "dw": [], "dh": []})
-        self.chosen = Select(options=list(layers), value=next(iter(layers)), name=f"layer-{name}", width=260)
+        self.chosen = Select(options=_options(layers), value=next(iter(layers)), name=f"layer-{name}", width=260)
         self.figure = figure(
             x_range=ranges[0], y_range=ranges[1], tools="pan,reset,save", name=f"map-{name}",
             aspect_ratio=float(grid.shape.x / grid.shape.y), sizing_mode="scale_width", min_width=280, max_width=900,
@@ -191,7 +193,7 @@ class Map:
         self.figure.grid.visible = False
         self.figure.axis.major_label_text_font_size = "8pt"
         self.figure.axis.formatter = BasicTickFormatter(use_scientific=False)
-        self.figure.xaxis.ticker.desired_num_ticks = 3  # few fit on a phone
+        self.figure.xaxis.ticker = BasicTicker(desired_num_ticks=3)  # few fit on a phone
         self.figure.title.text = ""  # type: ignore[union-attr]
         self.layout = column(self.chosen, self.figure, sizing_mode="stretch_width", min_width=280)
 
@@ -222,14 +224,15 @@ class Page:
         self.grid = self.first.pyramid.cube.odc.geobox
         self.choices = choices(self.first.pyramid)
         self.stretches: dict[str, tuple[float, float]] = {}
-        self.pending = self.playing = None
+        self.pending: Any = None
+        self.playing: Any = None
         box = self.grid.boundingbox
         self.place = (box.left + box.right) / 2, (box.bottom + box.top) / 2
         self._build()
 
     def _build(self) -> None:
         box = self.grid.boundingbox
-        ranges = Range1d(box.left, box.right), Range1d(box.bottom, box.top)
+        self.ranges = ranges = Range1d(start=box.left, end=box.right), Range1d(start=box.bottom, end=box.top)
         other = {NONE: self.first, **self.layers}
         self.maps = Map(self.layers, ranges, self.grid, "left"), Map(other, ranges, self.grid, "right")
         self.marker = ColumnDataSource({"x": [], "y": []})
@@ -238,7 +241,7 @@ class Page:
             sizing_mode="stretch_width",
         )  # fmt: skip
         self.play = Button(label="Play", name="play", width=80)
-        self.what = Select(options=list(self.choices), value=next(iter(self.choices)), name="what", width=220)
+        self.what = Select(options=_options(self.choices), value=next(iter(self.choices)), name="what", width=220)
         self.bar = Div(name="legend", sizing_mode="stretch_width")
         self.text = Div(name="text", sizing_mode="stretch_width", text="Click on a map for a pixel's values.")
         self.mapper = LinearColorMapper(palette=Viridis256, low=0, high=1)
@@ -248,7 +251,7 @@ class Page:
             part.figure.scatter("x", "y", source=self.marker, marker="cross", size=18, line_width=3, color="white")
             part.figure.scatter("x", "y", source=self.marker, marker="cross", size=16, line_width=1, color="black")
             part.figure.on_event(Tap, self._tapped)
-            part.chosen.on_change("value", lambda attr, old, new: self.refresh())
+            part.chosen.on_change("value", lambda attr, old, new: self.refresh(anew=True))
         self.maps[0].figure.add_layout(self.scale)
         self.maps[1].figure.visible = False
         for bounds in ranges:
@@ -261,7 +264,9 @@ class Page:
         head = row(self.play, self.what, sizing_mode="stretch_width", styles=wrap)
         maps = row(*(part.layout for part in self.maps), sizing_mode="stretch_width", styles=wrap)
         series = column(self.text, self.chart, self.save, sizing_mode="stretch_width")
-        self.document.add_root(column(head, self.day, maps, self.bar, series, sizing_mode="stretch_width"))
+        edge = {"padding": "0 12px", "box-sizing": "border-box"}  # a slider's knob reaches beyond its line
+        page = column(head, self.day, maps, self.bar, series, sizing_mode="stretch_width", styles=edge)
+        self.document.add_root(page)
         self.document.title = f"{self.first.name}, {len(self.first.days)} days"
         self.refresh()
 
@@ -271,11 +276,11 @@ class Page:
         self.points = ColumnDataSource({"time": [], "value": []})
         self.chart = figure(
             x_axis_type="datetime", height=280, sizing_mode="stretch_width", tools="xpan,xwheel_zoom,reset,save",
-            name="series", toolbar_location="above", x_range=self._times(), y_range=Range1d(0, 1),
+            name="series", toolbar_location="above", x_range=self._times(), y_range=Range1d(start=0, end=1),
         )  # fmt: skip
         self.chart.varea("time", "low", "high", source=self.interval, alpha=0.2, legend_label="95 %")
         for source, colour, label in zip(self.lines, ("#1f77b4", "#d62728"), ("left", "right"), strict=True):
-            self.chart.line("time", "value", source=source, color=colour, width=2, legend_label=label)
+            self.chart.line("time", "value", source=source, color=colour, line_width=2, legend_label=label)
         self.chart.scatter("time", "value", source=self.points, color="black", size=6, legend_label="Landsat, clear")
         legend = self.chart.legend[0]
         legend.orientation, legend.label_text_font_size = "horizontal", "8pt"
@@ -298,7 +303,7 @@ class Page:
         """The days of all layers."""
         days = [day for layer in self.layers.values() for day in layer.days if layer.nearest or layer is self.first]
         first, last = to_datetime64([min(days)])[0], to_datetime64([max(days)])[0]
-        return Range1d(first - np.timedelta64(1, "D"), last + np.timedelta64(1, "D"))
+        return Range1d(start=first - np.timedelta64(1, "D"), end=last + np.timedelta64(1, "D"))
 
     # ---- events
 
@@ -329,8 +334,9 @@ class Page:
     # ---- drawing
 
     def _bounds(self) -> tuple[float, float, float, float]:
-        across, up = self.maps[0].figure.x_range, self.maps[0].figure.y_range
-        return float(across.start), float(up.start), float(across.end), float(up.end)
+        across, up = self.ranges
+        left, bottom, right, top = (float(v) for v in (across.start, up.start, across.end, up.end))  # type: ignore[arg-type]
+        return left, bottom, right, top
 
     def _stretch(self, label: str, names: tuple[str, ...]) -> tuple[float, float]:
         if label not in self.stretches:

@@ -48,7 +48,6 @@ def expected_of_conda() -> dict[str, SpecifierSet]:
     found["distributed"] = found["dask"]
     found["pytorch-gpu"] = found.pop("torch")
     found["dask-cuda"] = extra("cuda")["dask-cuda"].specifier
-    found["bokeh"] = extra("viz")["bokeh"].specifier
     found["python"] = SpecifierSet(PROJECT["requires-python"])
     found["pip"] = SpecifierSet()
     return found

@@ -34,7 +34,10 @@ LAYERS: dict[str, int] = {
         ("scenes", "catalog", "inspection", "remote", "hdf5", "rasters", "cogs", "store", "checkpoint", "landscape"), 1
     ),
     **dict.fromkeys(("load", "predictors", "brackets", "datasets", "benchmarks", "simulate", "overviews", "stac"), 2),
-    **dict.fromkeys(("continuity", "fusion", "cluster", "plots", "evaluation", "reporting", "export"), 3),
+    **dict.fromkeys(
+        ("continuity", "fusion", "cluster", "plots", "evaluation", "reporting", "export", "summary", "pages", "viewer"),
+        3,
+    ),
     **dict.fromkeys(("samples", "learning", "gate", "state", "training"), 3),
 }
 # Facts may use facts: the order in which layer 0 is built.
@@ -43,7 +46,8 @@ WITHIN = {
     ("region", "grid"), ("region", "aoi"), ("harmonise", "errors"), ("harmonise", "sensors"), ("rendering", "errors"),
     ("catalog", "scenes"), ("rasters", "remote"), ("rasters", "hdf5"), ("inspection", "catalog"), ("inspection", "scenes"),
     # A bracket is described where predictors are; the series that predictors see come from brackets.
-    ("brackets", "predictors"), ("evaluation", "fusion"), ("export", "fusion"), ("reporting", "evaluation"), ("benchmarks", "datasets"),
+    ("brackets", "predictors"), ("evaluation", "fusion"), ("export", "fusion"), ("summary", "fusion"), ("summary", "plots"), ("pages", "summary"), ("pages", "plots"),
+    ("viewer", "fusion"), ("reporting", "evaluation"), ("benchmarks", "datasets"),
     # Training in its parts.
     ("training", "learning"), ("training", "samples"), ("training", "gate"), ("learning", "samples"), ("gate", "samples"),
     ("gate", "learning"), ("state", "learning"), ("training", "state"),
@@ -51,7 +55,7 @@ WITHIN = {
 ONLY = {
     "obstore": {"files"}, "pystac": {"catalog", "stac"}, "pystac_client": {"catalog"}, "rasterio": {"rasters", "cogs"}, "h5py": {"hdf5"},
     "zarr": {"store"},
-    "safetensors": {"checkpoint"}, "stackstac": {"load"}, "matplotlib": {"plots"},
+    "safetensors": {"checkpoint"}, "stackstac": {"load"}, "matplotlib": {"plots"}, "bokeh": {"viewer"},
     "distributed": {"cluster"}, "dask_cuda": {"cluster"}, "dask_jobqueue": {"cluster"},
     "torch": {"predictors", "cluster", "samples", "learning", "gate", "training"},
     "typer": set(), "rich": set(), "click": set(),
