@@ -69,7 +69,7 @@ def reduce_middle(values: Array, factor: int) -> Array:
     return _padded(values, factor, None)[:, factor // 2 :: factor, factor // 2 :: factor]
 
 
-def _padded(values: Array, factor: int, fill: int | None) -> Array:
+def _padded(values: Array, factor: int, fill: float | None) -> Array:
     edges = [(0, 0), *((0, -side % factor) for side in values.shape[1:])]
     if not any(edge for _, edge in edges):
         return values
@@ -86,8 +86,8 @@ def _grid(grid: GeoBox, factor: int) -> GeoBox:
     return GeoBox((height, width), grid.affine * Affine.scale(factor), grid.crs)
 
 
-def _layout(counts: xr.Dataset, factor: int) -> store.Layout:
-    """The overview of a cube of counts, in blocks of the cube's days."""
+def layout_of(counts: xr.Dataset, factor: int) -> store.Layout:
+    """The layout of an overview of a cube of counts, in blocks of the cube's days."""
     grid = _grid(counts.odc.geobox, factor)
     variables = {
         str(name): store.Variable(str(array.dtype), int(array.attrs.get("_FillValue", 0)), attributes=dict(array.attrs))
@@ -159,7 +159,7 @@ def prepare(run: Folder, name: str) -> Iterator[Overview]:
     digest = cube.attrs["stfgan_xr"].get("sha256")
     for factor in factors((cube.sizes["y"], cube.sizes["x"])):
         target = overview_folder(run, name, factor)
-        layout = _layout(store.open_counts(source), factor // step)
+        layout = layout_of(store.open_counts(source), factor // step)
         if not _is_of(target, digest):
             store.remove(target)
         pending = store.prepare(target, layout, {"overview_of": digest, "factor": factor})
@@ -258,14 +258,22 @@ def _shrink(values: Array, factor: int) -> Array:
         return values
     if values.dtype.kind != "f":
         return reduce_middle(values, factor)
-    padded = np.pad(values, [(0, 0), *((0, -side % factor) for side in values.shape[1:])], constant_values=np.nan)
-    days, height, width = padded.shape
-    shape = (days, height // factor, factor, width // factor, factor)
-    valid = np.isfinite(padded)
-    count = valid.reshape(shape).sum(axis=(2, 4), dtype=np.float32)
-    total = np.where(valid, padded, 0).reshape(shape).sum(axis=(2, 4), dtype=np.float32)
+    padded = _padded(values, factor, np.nan)
+    parts = [padded[:, y::factor, x::factor] for y in range(factor) for x in range(factor)]
+    mean = _sum(parts) / np.float32(factor**2)
+    if not np.isnan(mean).any():
+        return mean
+    known = [np.isfinite(part) for part in parts]
+    total = _sum([np.where(there, part, np.float32(0)) for there, part in zip(known, parts, strict=True)])
     with np.errstate(invalid="ignore"):
-        return np.asarray(total / np.where(count > 0, count, np.nan), np.float32)
+        return np.asarray(total / _sum([there.astype(np.float32) for there in known]), np.float32)
+
+
+def _sum(parts: Sequence[Array]) -> Array:
+    total = parts[0].astype(np.float32)
+    for part in parts[1:]:
+        total += part
+    return total
 
 
 def open_pyramid(run: Folder, name: str) -> Pyramid:
