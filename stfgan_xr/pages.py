@@ -181,7 +181,9 @@ def _player(found: Summary) -> str:
         f'<input type="range" min="0" max="{len(found.shown) - 1}" value="0" step="1" aria-label="day">'
         f"<output>{found.shown[0]}</output>"
         f'<select aria-label="composite">{options}</select></div></div>'
-        "<p>Numbers mark the points of the charts below. False colour shows near infrared as red: plants are red.</p>"
+        "<p>Numbers mark the points of the charts below."
+        + " False colour shows near infrared as red: plants are red." * ("false colour" in found.frames)
+        + "</p>"
     )
 
 
@@ -217,7 +219,7 @@ def _where(found: Summary) -> str:
     share = "" if found.inside is None else f"; the area asked for (filled) is {found.inside.mean():.0%} of it"
     text = (
         f"The grid covers {box.left:.3f} to {box.right:.3f} degrees east and {box.bottom:.3f} to {box.top:.3f} "
-        f"degrees north{share}. Outlines are those of the Landsat scenes by path and row."
+        f"degrees north{share}." + " Outlines are those of the Landsat scenes by path and row." * bool(scenes)
     )
     return f"<p>{escape(text)}</p>{_figure(figure, small=True)}"
 
@@ -233,8 +235,8 @@ def _when(found: Summary) -> str:
     before = [a.day for a in found.acquisitions if a.clear > 0 and a.day <= found.days[0]]
     after = [a.day for a in found.acquisitions if a.clear > 0 and a.day >= found.days[-1]]
     bracket = (
-        f"The days asked for lie between observations of {before[-1] if before else 'no day'} "
-        f"and {after[0] if after else 'no day'}; the longest time without a clear Landsat pixel is {gap} days."
+        f"The last observation up to the first day is of {before[-1] if before else 'no day'}, the first from the last "
+        f"day on of {after[0] if after else 'no day'}; the longest time without a clear Landsat pixel is {gap} days."
     )
     text = "Bars: share of the area that a Landsat day shows clearly. Line: share of MODIS cells with a usable value."
     return (
@@ -274,7 +276,8 @@ def _quality(found: Summary) -> str:
     )
     rows = [(band, f"{mean:+.4f}", f"{spread:.4f}") for band, (mean, spread) in found.residuals.items()]
     residual = _table(("band", "mean", "root mean square"), rows, 1, "Fused cell means minus MODIS, in reflectance")
-    return f"{_figure(figure)}{defined}{hint}{''.join(drawn)}{residual}"
+    maps = f'<div class="maps">{"".join(drawn)}</div>'
+    return f"{_figure(figure)}{defined}{hint}{maps}{residual}"
 
 
 def _points(found: Summary) -> str:

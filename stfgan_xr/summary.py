@@ -26,6 +26,7 @@ from stfgan_xr.overviews import Pyramid, clear_shares, days_of, open_pyramid
 from stfgan_xr.plots import read_series
 from stfgan_xr.rendering import COMPOSITES, INDICES, Image, composites_of, index_of, indices_of, shade, stretch_of
 from stfgan_xr.scenes import Scene, read_scenes
+from stfgan_xr.sensors import is_clear
 from stfgan_xr.simulate import world_of
 
 Array = npt.NDArray[Any]
@@ -37,6 +38,8 @@ MOST_FRAMES = 40
 STRETCH_DAYS = 3
 QUANTILES = (0.99, 0.9, 0.5, 0.1)
 """Points are shown whose change over time is at these quantiles."""
+FAR = 0.8
+"""Of the mean age of the day that is furthest from observations: MODIS is shown on the clearest of such days."""
 TRUTH_DAYS, TRUTH_PIXELS = 4, 384
 KINDS = {
     "observed": "a clear Landsat observation of the day",
@@ -191,7 +194,7 @@ class _Seen:
     deviation: Array | None = None
     band: str = ""
     index: str = ""
-    oldest: tuple[float, int] = (-1.0, 0)
+    ages: list[float] = field(default_factory=list)
 
     @classmethod
     def of(cls, fused: Pyramid, bands: Sequence[str]) -> _Seen:
@@ -233,9 +236,7 @@ class _Seen:
         if std is not None:
             self.deviation = np.nan_to_num(std) + (0 if self.deviation is None else self.deviation)
         ages = self._of_area(nearest)[self._of_area(known)]
-        mean_age = float(ages.mean()) if ages.size else -1.0
-        if mean_age > self.oldest[0]:
-            self.oldest = (mean_age, self.days)
+        self.ages.append(float(ages.mean()) if ages.size else -1.0)
         self.days += 1
 
     def _of_area(self, values: Array) -> Array:
@@ -337,21 +338,25 @@ def _pictures(fused: Pyramid, bands: Sequence[str], seen: _Seen) -> _Pictures:
 def _pairs(
     fused: Pyramid, modis: xr.Dataset, seen: _Seen, stretches: Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[str, Array, str, Array]]:
-    """The first and the last day; and MODIS beside the fused image of the day that is furthest from observations."""
+    """The first and the last day; and MODIS beside the fused image of a day that is far from observations."""
     name, stretch = next(iter(stretches.items()))
     rgb = COMPOSITES.get(name, (name,))
-    days, step = days_of(fused.cube), seen.oldest[1]
+    days, coarse_days = days_of(fused.cube), days_of(modis)
 
     def image(at: int) -> Array:
         values = _images(fused, list(rgb), at)
         return _levels(np.stack([values[band] for band in rgb]), stretch)
 
     pairs = {"first and last day": (str(days[0]), image(0), str(days[-1]), image(len(days) - 1))}
-    if days[step] in days_of(modis):
-        coarse = Pyramid({1: modis}).view(rgb, slice(days_of(modis).index(days[step]), None), pixels=PIXELS)
-        seen_by_modis = np.stack([coarse.values[band][0] for band in rgb])
+    far = [n for n, age in enumerate(seen.ages) if days[n] in coarse_days and age >= FAR * max(seen.ages)]
+    if far:
+        cells = {n: modis[[*rgb, "qa"]].isel(time=coarse_days.index(days[n])).compute() for n in far}
+        clear = {n: is_clear(np.asarray(found["qa"].values)) for n, found in cells.items()}
+        best = max(far, key=lambda n: float(clear[n].mean()))
+        seen_by_modis = np.stack([np.where(clear[best], cells[best][band].values, np.nan) for band in rgb])
         label = "what MODIS saw, and what was fused"
-        pairs[label] = f"MODIS, {days[step]}", _levels(seen_by_modis, stretch), f"fused, {days[step]}", image(step)
+        levels = _levels(seen_by_modis.astype(np.float32), stretch)
+        pairs[label] = f"MODIS, {days[best]}", levels, f"fused, {days[best]}", image(best)
     return pairs
 
 

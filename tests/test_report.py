@@ -115,6 +115,35 @@ def test_a_run_without_a_truth_or_an_area_has_a_report(finished: Path, tmp_path:
     assert "MiB" in text
 
 
+def test_modis_is_shown_on_a_clear_day_far_from_observations(found: summary.Summary, finished: Path) -> None:
+    modis = open_cube(finished / "modis.zarr").load()
+    title, levels, _, fused = found.pairs["what MODIS saw, and what was fused"]
+    cells = modis.sel(time=title.rpartition(" ")[2])
+    hole = ~is_clear(cells.qa.values)
+    assert ((levels == int(0.75 * 255)).all(axis=-1) | ~hole).all()
+    assert levels.shape == (8, 8, 3)
+    assert fused.shape == (128, 128, 3)
+
+
+def test_a_finished_run_without_a_report_gets_one(
+    finished: Path, demo_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+    import sys
+
+    from pipelines import fuse
+    from pipelines.console import main
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    options = ["--catalog", str(demo_world / "catalog.toml"), "--dates", "2020-03-01/2020-03-08", "--method", "delta"]
+    monkeypatch.setattr(sys, "argv", ["command", *options, "--out", str(run)])
+    with pytest.raises(SystemExit) as stop:
+        main(fuse.command)
+    assert not stop.value.code
+    assert (run / "report.html").is_file()
+
+
 def test_one_file_that_needs_nothing_else_and_is_the_same_each_time(page: str, found: summary.Summary) -> None:
     addresses = re.findall(r'(?:src|href)="([^"]{1,60})', page)
     assert addresses
