@@ -245,7 +245,14 @@ class Page:
         self.bar = Div(name="legend", sizing_mode="stretch_width")
         self.text = Div(name="text", sizing_mode="stretch_width", text="Click on a map for a pixel's values.")
         self.mapper = LinearColorMapper(palette=Viridis256, low=0, high=1)
-        self.scale = ColorBar(color_mapper=self.mapper, height=12, width=220, location="bottom_left", visible=False)
+        self.scale = ColorBar(
+            color_mapper=self.mapper,
+            height=12,
+            width=180,
+            location="bottom_left",
+            orientation="horizontal",
+            visible=False,
+        )
         self._series()
         for part in self.maps:
             part.figure.scatter("x", "y", source=self.marker, marker="cross", size=18, line_width=3, color="white")
