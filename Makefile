@@ -1,5 +1,6 @@
 # make demo   the main job on the demo world, in an environment of its own
 # make test   all default tests, in the same environment
+# make docs   the documentation, build/docs/index.html
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -7,14 +8,14 @@ STAMP := $(VENV)/.installed
 DEMO ?= demo
 DATES ?= 2020-03-01/2020-03-31
 
-.PHONY: demo test lint slow bench faults weights clean
+.PHONY: demo test lint slow docs bench faults weights clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \
 	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
 	  { echo "python3 has no venv module: install your system's python3-venv package" >&2; exit 1; }
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 demo: $(STAMP)
@@ -31,6 +32,9 @@ lint: $(STAMP)
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+
+docs: $(STAMP)
+	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
 
 bench: $(STAMP)
 	$(PY) -m benchmarks.memory --size 512 --days 31

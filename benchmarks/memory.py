@@ -72,7 +72,7 @@ def command(
         catalog = simulate.ensure_world(world, folder / f"world-{size}-{days}") / "catalog.toml"
         first, last = start + timedelta(days=16), start + timedelta(days=15 + days)
         arguments = ["--catalog", str(catalog), "--dates", f"{first}/{last}", "--method", method]
-        arguments += ["--bracket-days", str(bracket_days), "--workers", str(workers)]
+        arguments += ["--bracket-days", str(bracket_days), "--workers", str(workers), "--no-report"]
         arguments += ["--out", str(folder / f"run-{size}-{days}-{workers}-{method}")]
         peak = watch([sys.executable, "-m", "pipelines.fuse", *arguments])
     row = {"size": size, "days": days, "workers": workers, "method": method, "bracket_days": bracket_days, **peak}

@@ -62,7 +62,7 @@ def _again(lost: Any) -> None:
     _send(number, 0.05)
 
 
-def _known(error: BaseException) -> int | None:
+def _known(error: BaseException, then: str) -> int | None:
     """Exit code of an expected error, after its one line on stderr; None for others."""
     if isinstance(error, StfganError):
         _complain(str(error))
@@ -77,19 +77,26 @@ def _known(error: BaseException) -> int | None:
         _complain("out of memory; finished blocks are kept: choose a smaller --tile or fewer --workers")
         return ResourceError.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        _complain("interrupted; the same command resumes")
+        _complain(f"interrupted; {then}")
         return INTERRUPTED
     if isinstance(error, Terminated):
-        _complain("terminated; the same command resumes")
+        _complain(f"terminated; {then}")
         return TERMINATED
     return None
 
 
-def main(command: Any) -> None:
+def main(command: Any, then: str = "the same command resumes") -> None:
     """Run a function as a program: typer reads its arguments, every known error becomes one line and an exit code.
 
     Exit codes: 0 done, 1 unexpected, 2 bad input, 3 nothing to do, 4 the data source failed, 5 out of disk or memory,
-    6 incomplete or damaged, 130 and 143 interrupted or terminated (resumable). ``STFGAN_XR_DEBUG=1`` adds tracebacks.
+    6 incomplete or damaged, 130 and 143 interrupted or terminated. ``STFGAN_XR_DEBUG=1`` adds tracebacks.
+
+    Parameters
+    ----------
+    command
+        The function.
+    then
+        What to do after an interruption, as its message says it.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry is a warning there; the last failure is ours
@@ -105,7 +112,7 @@ def main(command: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending
         if os.environ.get("STFGAN_XR_DEBUG"):
             raise
-        known = _known(error)
+        known = _known(error, then)
         if known is None:
             _complain(f"unexpected {type(error).__name__}: {error} (STFGAN_XR_DEBUG=1 shows where; please report it)")
         code = UNEXPECTED if known is None else known

@@ -15,7 +15,7 @@ import xarray as xr
 from pipelines.console import main, out, track
 from pipelines.imagery import AREA, COARSE_TILE, RUN, Source, make_request, open_source, tile_of
 from pipelines.limits import check_disk
-from stfgan_xr import store
+from stfgan_xr import overviews, store
 from stfgan_xr.cluster import ATTEMPTS, Failed, connect, cores, run
 from stfgan_xr.errors import IncompleteError, InputError
 from stfgan_xr.files import Folder, as_folder
@@ -31,42 +31,70 @@ if TYPE_CHECKING:
 COARSE_RUN = 16
 BLOCK_MINUTES = 240.0
 """Generous: a large block of a wide network on a few slow cores is no task that hangs."""
+WHAT, IMAGERY, METHOD, RUNNING = "What", "Imagery", "Method", "Running"
+"""Panels of --help."""
 
-Aoi = Annotated[str | None, typer.Option(help="GeoJSON file, or west,south,east,north in degrees.")]
-Dates = Annotated[
-    str | None, typer.Option(help="Days: one, START/END (both included), START/END/P8D, or a comma list.")
+Aoi = Annotated[
+    str | None, typer.Option(help="GeoJSON file, or west,south,east,north in degrees.", rich_help_panel=WHAT)
 ]
-CatalogName = Annotated[str | None, typer.Option("--catalog", help="Catalog name, or path of a catalog's TOML.")]
+Dates = Annotated[
+    str | None,
+    typer.Option(help="Days: one, START/END (both included), START/END/P8D, or a comma list.", rich_help_panel=WHAT),
+]
+CatalogName = Annotated[
+    str | None, typer.Option("--catalog", help="Catalog name, or path of a catalog's TOML.", rich_help_panel=IMAGERY)
+]
 CoarseCatalogName = Annotated[
-    str | None, typer.Option("--coarse-catalog", help="Catalog of the coarse side, if another.")
+    str | None,
+    typer.Option("--coarse-catalog", help="Catalog of the coarse side, if another.", rich_help_panel=IMAGERY),
 ]
 PairsFile = Annotated[
-    Path | None, typer.Option("--pairs", help="pairs.toml of your own co-registered rasters, instead of a catalog.")
+    Path | None,
+    typer.Option(
+        "--pairs", help="pairs.toml of your own co-registered rasters, instead of a catalog.", rich_help_panel=IMAGERY
+    ),
 ]
-Out = Annotated[str, typer.Option("--out", help="Run folder: a local one, or s3://bucket/prefix.")]
+Out = Annotated[
+    str, typer.Option("--out", help="Run folder: a local one, or s3://bucket/prefix.", rich_help_panel=WHAT)
+]
 Bands = Annotated[
-    str | None, typer.Option(help=f"Comma list of bands. Default: all ({','.join(BANDS)}, or those of --pairs).")
+    str | None,
+    typer.Option(
+        help=f"Comma list of bands. Default: all ({','.join(BANDS)}, or those of --pairs).", rich_help_panel=WHAT
+    ),
 ]
-Crs = Annotated[str | None, typer.Option(help="Projected CRS, EPSG:n. Default: the UTM zone of the area.")]
+Crs = Annotated[
+    str | None, typer.Option(help="Projected CRS, EPSG:n. Default: the UTM zone of the area.", rich_help_panel=IMAGERY)
+]
 BracketDays = Annotated[
-    int, typer.Option(min=1, max=250, help="Landsat observations further from a day than this are not used.")
+    int,
+    typer.Option(
+        min=1, max=250, help="Landsat observations further from a day than this are not used.", rich_help_panel=IMAGERY
+    ),
 ]
 Collections = Annotated[
     str | None,
     typer.Option(
-        "--collections", help="Comma list of collections of either side (python -m pipelines.catalogs lists them)."
+        "--collections",
+        help="Comma list of collections of either side (python -m pipelines.catalogs lists them).",
+        rich_help_panel=IMAGERY,
     ),
 ]
 MaxCloud = Annotated[
     float | None,
     typer.Option(
-        min=0, max=100, help="Landsat scenes of more cloud than this percentage are not used. Default: all are."
+        min=0,
+        max=100,
+        help="Landsat scenes of more cloud than this percentage are not used. Default: all are.",
+        rich_help_panel=IMAGERY,
     ),
 ]
 AllowMissing = Annotated[
     bool,
     typer.Option(
-        "--allow-missing", help="Leave out scenes with an asset that is not there, and list them in run.json."
+        "--allow-missing",
+        help="Leave out scenes with an asset that is not there, and list them in run.json.",
+        rich_help_panel=IMAGERY,
     ),
 ]
 Bandpass = Annotated[
@@ -74,20 +102,33 @@ Bandpass = Annotated[
     typer.Option(
         "--bandpass",
         help="Bring Landsat 7 and Sentinel-2 to the bands of OLI, by published coefficients (in run.json).",
+        rich_help_panel=IMAGERY,
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, max=1024, help="Worker processes. Default: one; torch then uses all cores.")
+    int | None,
+    typer.Option(
+        min=1, max=1024, help="Worker processes. Default: one; torch then uses all cores.", rich_help_panel=RUNNING
+    ),
 ]
-Scheduler = Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:port.")]
-ClusterKind = Annotated[str, typer.Option("--cluster", help="local, or cuda (one worker per GPU through dask-cuda).")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:port.", rich_help_panel=RUNNING)
+]
+ClusterKind = Annotated[
+    str,
+    typer.Option("--cluster", help="local, or cuda (one worker per GPU through dask-cuda).", rich_help_panel=RUNNING),
+]
+Overwrite = Annotated[
+    bool, typer.Option(help="Delete what the run folder holds and start again.", rich_help_panel=RUNNING)
+]
 BlockMinutes = Annotated[
     float,
     typer.Option(
-        min=0.001, help=f"A block that takes longer is tried again; after {ATTEMPTS} times it is left out and reported."
+        min=0.001,
+        help=f"A block that takes longer is tried again; after {ATTEMPTS} times it is left out and reported.",
+        rich_help_panel=RUNNING,
     ),
 ]
-Overwrite = Annotated[bool, typer.Option(help="Delete what the run folder holds and start again.")]
 
 
 def cube_layouts(source: Source) -> dict[str, tuple[xr.Dataset, store.Layout]]:
@@ -193,8 +234,9 @@ def check_folder(folder: Folder, wanted: dict[str, Any], overwrite: bool = False
     if overwrite and content is not None:
         for name in ("landsat.zarr", "modis.zarr", "fused.zarr"):
             store.remove(folder / name)
+        overviews.remove(folder)
         (folder / "adapted").delete(last="adaptation.json")
-        for name in (ITEMS, AREA, RUN):
+        for name in (ITEMS, AREA, RUN, "report.html"):
             folder.delete_file(name)
         return {}
     if content is None:

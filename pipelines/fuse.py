@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from pipelines import cubes
 from pipelines.console import Steps, err, main, out
 from pipelines.imagery import RUN, Request, Source, make_request, open_source
 from pipelines.limits import check_disk, check_memory, size
+from pipelines.summary import REPORT, write_report
 from stfgan_xr import __version__, fusion, store
 from stfgan_xr import days as calendar
 from stfgan_xr.cluster import connect, cores, limit_threads
@@ -27,11 +29,15 @@ from stfgan_xr.region import Region
 
 if TYPE_CHECKING:
     import xarray as xr
+    from distributed import Client
 
     from stfgan_xr.predictors import Predictor
 
-Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")]
-Model = Annotated[Path | None, typer.Option(help="Trained weights (.safetensors). Default: those of the package.")]
+Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.", rich_help_panel=cubes.METHOD)]
+Model = Annotated[
+    Path | None,
+    typer.Option(help="Trained weights (.safetensors). Default: those of the package.", rich_help_panel=cubes.METHOD),
+]
 
 
 TILE = 1024
@@ -115,6 +121,7 @@ def _show_plan(run: Run, source: Source) -> None:
 def _say_done(run: Run, coverage: float, of: str) -> None:
     out.print(f"done: {run.result}, {calendar.describe(run.request.days)}, {coverage:.1%} of the {of} have a value")
     out.print(f"open it with  stfgan_xr.open_cube({str(run.result)!r})", markup=False, soft_wrap=True)
+    out.print(f"look at it with  python -m pipelines.view {run.folder}", markup=False, soft_wrap=True)
 
 
 def _coverage(path: Folder) -> float:
@@ -249,26 +256,55 @@ def _opened(run: Run, model: Path | None, keep: bool = True) -> tuple[Run, Sourc
     return replace(run, predictor=make(run.method, run.request.bands, model, source.ratio)), source
 
 
-def _write(
-    run: Run, model: Path | None, lease: Lease, workers: int | None, scheduler: str | None, cluster: str, minutes: float
-) -> tuple[float, Region | None]:
+@dataclass(frozen=True)
+class Means:
+    """What a run is done with.
+
+    Attributes
+    ----------
+    workers, scheduler, cluster
+        See :func:`stfgan_xr.cluster.connect`; none: this process.
+    block_minutes
+        How long a block may take.
+    report
+        Whether the run ends with its page.
+    """
+
+    workers: int | None
+    scheduler: str | None
+    cluster: str
+    block_minutes: float
+    report: bool
+
+    def connect(self) -> AbstractContextManager[Client | None]:
+        """The cluster, if there is to be one."""
+        if self.workers is None and self.scheduler is None and self.cluster == "local":
+            return nullcontext()
+        return connect(cubes.default_workers(self.workers), self.scheduler, self.cluster)
+
+
+def _write(run: Run, model: Path | None, lease: Lease, means: Means) -> tuple[float, Region | None]:
     """Write what is missing of the run; the share of its pixels that have a value, and its area."""
+    started = time.monotonic()
     run, source = _opened(run, model)
     document = run.document(status="writing", **source.origin)
     run.folder.write_json(RUN, document)
     job = run.job(source.landsat, source.modis)
     layouts = {name: layout for name, (_, layout) in cubes.cube_layouts(source).items()}
     check_disk(run.folder, layouts | {"fused.zarr": job.layout})
-    several, count = workers is not None or scheduler is not None or cluster != "local", cubes.default_workers(workers)
-    with connect(count, scheduler, cluster) if several else nullcontext() as client:
+    with means.connect() as client:
         if client is not None:
             err.print(f"dashboard: {client.dashboard_link}")
-        check_memory(job, count, client, own=scheduler is None and cluster == "local")
-        crew = cubes.Crew(client, minutes, lease)
+        own = means.scheduler is None and means.cluster == "local"
+        check_memory(job, cubes.default_workers(means.workers), client, own=own)
+        crew = cubes.Crew(client, means.block_minutes, lease)
         with cubes.noting_failures(run.folder, document, crew):
             facts = _execute(run, source, crew)
-    coverage = _coverage(run.result)
-    run.folder.write_json(RUN, run.document(status="complete", coverage=coverage, **facts, **source.origin))
+        coverage = _coverage(run.result)
+        run.folder.write_json(RUN, run.document(status="complete", coverage=coverage, **facts, **source.origin))
+        if means.report and coverage > 0:
+            seconds = time.monotonic() - started
+            write_report(run.folder, {"seconds of the last command that wrote to it": f"{seconds:,.0f}"}, crew)
     return coverage, source.region
 
 
@@ -289,39 +325,65 @@ def command(
     allow_missing: cubes.AllowMissing = False,
     bandpass: cubes.Bandpass = False,
     keep_observed: Annotated[
-        bool, typer.Option(help="A clear Landsat observation of the day is the product there.")
+        bool,
+        typer.Option(help="A clear Landsat observation of the day is the product there.", rich_help_panel=cubes.METHOD),
     ] = True,
     uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="Add the standard deviation of every pixel, std_BAND.")
+        bool,
+        typer.Option(
+            "--uncertainty", help="Add the standard deviation of every pixel, std_BAND.", rich_help_panel=cubes.METHOD
+        ),
     ] = False,
     adapt: Annotated[
         bool,
         typer.Option(
             "--adapt",
             help="Train the weights on with the run's own Landsat first, and use them if that made them better.",
+            rich_help_panel=cubes.METHOD,
         ),
     ] = False,
-    adapt_minutes: Annotated[float | None, typer.Option(help="How long, with --adapt. Default: 5.")] = None,
+    adapt_minutes: Annotated[
+        float | None, typer.Option(help="How long, with --adapt. Default: 5.", rich_help_panel=cubes.METHOD)
+    ] = None,
     guard: Annotated[
-        bool, typer.Option("--guard", help="Use progress if the weights do not beat it on the run's own Landsat days.")
+        bool,
+        typer.Option(
+            "--guard",
+            help="Use progress if the weights do not beat it on the run's own Landsat days.",
+            rich_help_panel=cubes.METHOD,
+        ),
     ] = False,
     tile: Annotated[
-        int, typer.Option(min=64, max=8192, help="Largest side of a block in fine pixels: smaller needs less memory.")
+        int,
+        typer.Option(
+            min=64,
+            max=8192,
+            help="Largest side of a block in fine pixels: smaller needs less memory.",
+            rich_help_panel=cubes.RUNNING,
+        ),
     ] = TILE,
     workers: cubes.Workers = None,
     scheduler: cubes.Scheduler = None,
     cluster: cubes.ClusterKind = "local",
     block_minutes: cubes.BlockMinutes = cubes.BLOCK_MINUTES,
+    report: Annotated[
+        bool, typer.Option(help="Write report.html, the run in one page, at the end.", rich_help_panel=cubes.RUNNING)
+    ] = True,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Show what would be read, computed and written, and stop.")
+        bool,
+        typer.Option(
+            "--plan", help="Show what would be read, computed and written, and stop.", rich_help_panel=cubes.RUNNING
+        ),
     ] = False,
     overwrite: cubes.Overwrite = False,
 ) -> None:
     """Fuse Landsat and MODIS into a Landsat-like image of every day of an area.
 
-    The run folder holds area.geojson, items.json, landsat.zarr, modis.zarr, fused.zarr and run.json, and adapted/ with
-    --adapt. The same command again resumes; a finished run is left alone; other parameters on the same folder are
-    refused.
+    The run folder holds area.geojson, items.json, landsat.zarr, modis.zarr, fused.zarr, run.json and report.html,
+    overviews/ of large areas, and adapted/ with --adapt. The same command again resumes; a finished run is left alone;
+    other parameters on the same folder are refused.
+
+    To try it without an account: `python -m pipelines.fuse --catalog demo --dates 2020-03-01/2020-03-31 --out demo`
     """
     if cluster not in ("local", "cuda"):
         raise InputError(f"--cluster {cluster!r} is unknown; choose local or cuda, or name a running --scheduler")
@@ -340,6 +402,8 @@ def command(
     folder.check()
     document = {} if overwrite else cubes.check_folder(folder, run.identity())
     if _finished(run, document):
+        if report and folder.read(REPORT) is None and document["coverage"] > 0:
+            write_report(folder)
         return
     if plan:
         _show_plan(*_opened(run, model, keep=False))
@@ -348,7 +412,8 @@ def command(
         # What it held may have changed before it was ours.
         if _finished(run, cubes.check_folder(folder, run.identity(), overwrite)):
             return
-        coverage, region = _write(run, model, lease, workers, scheduler, cluster, block_minutes)
+        means = Means(workers, scheduler, cluster, block_minutes, report)
+        coverage, region = _write(run, model, lease, means)
     if coverage == 0:
         raise NothingToDo(
             f"{run.result}: no pixel has a clear Landsat observation within {bracket_days} days and MODIS; "

@@ -231,7 +231,10 @@ def _search(
     # Without a run.json nothing says what request the items were found for.
     if folder.read(RUN) is not None and (kept := read_scenes(folder)) is not None:
         return kept
+    names = " and ".join(dict.fromkeys(catalog.name for catalog in catalogs))
+    err.print(f"searching {names} for imagery of {calendar.describe(request.days)}", markup=False)
     found = _find(request, catalogs)
+    err.print(f"found {len(found[0])} Landsat and {len(found[1])} MODIS scenes", markup=False)
     cloud = "" if request.max_cloud is None else f" of at most {request.max_cloud:g} % cloud"
     for name, scenes, side in (
         (f"Landsat imagery{cloud}", found[0], catalogs[0]),

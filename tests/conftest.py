@@ -77,7 +77,7 @@ def finished(demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A finished run of the small demo, the first eight days of March 2020 by ``delta``, made by another process."""
     out = tmp_path_factory.mktemp("finished") / "run"
     command = [sys.executable, "-m", "pipelines.fuse", "--catalog", str(demo_world / "catalog.toml")]
-    command += ["--dates", "2020-03-01/2020-03-08", "--method", "delta", "--out", str(out)]
+    command += ["--dates", "2020-03-01/2020-03-08", "--method", "delta", "--out", str(out), "--no-report"]
     subprocess.run(command, check=True, timeout=100)
     return out
 

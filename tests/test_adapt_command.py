@@ -51,7 +51,7 @@ def scores(own: float) -> Callable[..., dict[str, Any]]:
 def asked(demo_world: Path, weights: Path, out: Path, *more: str) -> list[str]:
     return [
         "--catalog", str(demo_world / "catalog.toml"), "--dates", "2020-03-01/2020-03-02", "--bands", "red,nir",
-        "--model", str(weights), "--out", str(out), *more,
+        "--model", str(weights), "--out", str(out), "--no-report", *more,
     ]  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def arguments(catalog: str, out: Path | str, method: str = "delta", dates: str = DATES) -> list[str]:
-    return ["--catalog", catalog, "--dates", dates, "--method", method, "--out", str(out)]
+    return ["--catalog", catalog, "--dates", dates, "--method", method, "--out", str(out), "--no-report"]
 
 
 def files_in(folder: Path) -> int:
@@ -111,6 +111,7 @@ def test_without_a_method_it_is_stfgan_with_the_weights_of_the_package(
     request = json.loads((out / "run.json").read_text())["request"]
     assert request["method"] == "stfgan"
     assert len(request["model"]) == 64
+    assert "<title>Daily Landsat-like images, 8 days" in (out / "report.html").read_text()
     ours, anchor = open_cube(out / "fused.zarr"), open_cube(finished / "fused.zarr")
     bracketed = (ours.qa.values & Quality.NODATA) == 0
     np.testing.assert_array_equal(bracketed, (anchor.qa.values & Quality.NODATA) == 0)

@@ -114,7 +114,15 @@ def test_large_areas_are_compared_on_fewer_cells(
 
 def run(command: str, toml: Path, out: Path, *options: str, dates: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", f"pipelines.{command}", "--catalog", str(toml), "--out", str(out), *options]
-    line += ["--dates", dates, "--bands", "red,nir", "--bracket-days", "12"]
+    line += [
+        "--dates",
+        dates,
+        "--bands",
+        "red,nir",
+        "--bracket-days",
+        "12",
+        *(["--no-report"] if command == "fuse" else []),
+    ]
     return subprocess.run(line, check=False, timeout=100, capture_output=True, text=True)
 
 

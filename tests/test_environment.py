@@ -48,7 +48,6 @@ def expected_of_conda() -> dict[str, SpecifierSet]:
     found["distributed"] = found["dask"]
     found["pytorch-gpu"] = found.pop("torch")
     found["dask-cuda"] = extra("cuda")["dask-cuda"].specifier
-    found["bokeh"] = extra("viz")["bokeh"].specifier
     found["python"] = SpecifierSet(PROJECT["requires-python"])
     found["pip"] = SpecifierSet()
     return found
@@ -72,7 +71,7 @@ def test_the_cuda_of_conda_is_that_of_the_extra() -> None:
     assert extra("cuda")["dask-cuda"].extras == {"cu13"}
 
 
-@pytest.mark.parametrize("group", ["dependencies", "dev", "viz"])
+@pytest.mark.parametrize("group", ["dependencies", "dev", "docs"])
 def test_the_constraints_pin_every_dependency_within_its_range(group: str) -> None:
     wanted = declared() if group == "dependencies" else extra(group)
     pins = constraints()

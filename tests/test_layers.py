@@ -14,30 +14,61 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS: dict[str, int] = {
     **dict.fromkeys(
-        ("errors", "days", "aoi", "sensors", "grid", "means", "metrics", "changes", "files", "region", "harmonise"), 0
+        (
+            "errors",
+            "days",
+            "aoi",
+            "sensors",
+            "grid",
+            "means",
+            "metrics",
+            "changes",
+            "files",
+            "region",
+            "harmonise",
+            "rendering",
+        ),
+        0,
     ),
     **dict.fromkeys(
-        ("scenes", "catalog", "inspection", "remote", "hdf5", "rasters", "store", "checkpoint", "landscape", "lease"), 1
+        (
+            "scenes",
+            "catalog",
+            "inspection",
+            "remote",
+            "hdf5",
+            "rasters",
+            "cogs",
+            "store",
+            "checkpoint",
+            "landscape",
+            "lease",
+        ),
+        1,
     ),
-    **dict.fromkeys(("load", "predictors", "brackets", "datasets", "benchmarks", "simulate"), 2),
-    **dict.fromkeys(("continuity", "fusion", "cluster", "plots", "evaluation", "reporting"), 3),
+    **dict.fromkeys(("load", "predictors", "brackets", "datasets", "benchmarks", "simulate", "overviews", "stac"), 2),
+    **dict.fromkeys(
+        ("continuity", "fusion", "cluster", "plots", "evaluation", "reporting", "export", "summary", "pages", "viewer"),
+        3,
+    ),
     **dict.fromkeys(("samples", "learning", "gate", "state", "training"), 3),
 }
 # Facts may use facts: the order in which layer 0 is built.
 WITHIN = {
     ("files", "errors"), ("days", "errors"), ("aoi", "errors"), ("grid", "errors"), ("grid", "aoi"),
-    ("region", "grid"), ("region", "aoi"), ("harmonise", "errors"), ("harmonise", "sensors"),
+    ("region", "grid"), ("region", "aoi"), ("harmonise", "errors"), ("harmonise", "sensors"), ("rendering", "errors"),
     ("catalog", "scenes"), ("rasters", "remote"), ("rasters", "hdf5"), ("inspection", "catalog"), ("inspection", "scenes"),
     # A bracket is described where predictors are; the series that predictors see come from brackets.
-    ("brackets", "predictors"), ("evaluation", "fusion"), ("reporting", "evaluation"), ("benchmarks", "datasets"),
+    ("brackets", "predictors"), ("evaluation", "fusion"), ("export", "fusion"), ("summary", "fusion"), ("summary", "plots"), ("pages", "summary"), ("pages", "plots"),
+    ("viewer", "fusion"), ("reporting", "evaluation"), ("benchmarks", "datasets"),
     # Training in its parts.
     ("training", "learning"), ("training", "samples"), ("training", "gate"), ("learning", "samples"), ("gate", "samples"),
     ("gate", "learning"), ("state", "learning"), ("training", "state"),
 }  # fmt: skip
 ONLY = {
-    "obstore": {"files"}, "pystac": {"catalog"}, "pystac_client": {"catalog"}, "rasterio": {"rasters"}, "h5py": {"hdf5"},
+    "obstore": {"files"}, "pystac": {"catalog", "stac"}, "pystac_client": {"catalog"}, "rasterio": {"rasters", "cogs"}, "h5py": {"hdf5"},
     "zarr": {"store"},
-    "safetensors": {"checkpoint"}, "stackstac": {"load"}, "matplotlib": {"plots"},
+    "safetensors": {"checkpoint"}, "stackstac": {"load"}, "matplotlib": {"plots"}, "bokeh": {"viewer"},
     "distributed": {"cluster"}, "dask_cuda": {"cluster"}, "dask_jobqueue": {"cluster"},
     "torch": {"predictors", "cluster", "samples", "learning", "gate", "training"},
     "typer": set(), "rich": set(), "click": set(),

@@ -64,7 +64,8 @@ def test_the_wheel_holds_catalogs_weights_and_the_type_marker(wheel: Path) -> No
     weights = {p for suffix in ("safetensors", "json", "md") for p in (ROOT / "stfgan_xr/weights").glob(f"*.{suffix}")}
     data = {path.relative_to(ROOT).as_posix() for path in {*(ROOT / "catalogs").glob("*.toml"), *weights}}
     assert {"catalogs/demo.toml", "catalogs/planetary-computer.toml"} <= data
-    assert data | {"stfgan_xr/py.typed", "stfgan_xr/weights/__init__.py"} <= names(wheel)
+    web = {"stfgan_xr/web/report.css", "stfgan_xr/web/report.js"}
+    assert data | web | {"stfgan_xr/py.typed", "stfgan_xr/weights/__init__.py"} <= names(wheel)
 
 
 def test_the_wheel_holds_nothing_but_the_packages(wheel: Path) -> None:

@@ -120,7 +120,7 @@ def at_home(scenes: tuple[Scene, ...], folder: Path, server: Server) -> list[Sce
 
 def fuse(toml: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipelines.fuse", "--catalog", str(toml), "--dates", "2020-03-01/2020-03-08"]
-    command += ["--method", "delta", "--out", str(out), *options]
+    command += ["--method", "delta", "--out", str(out), "--no-report", *options]
     return subprocess.run(command, check=False, timeout=100, capture_output=True, text=True)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from stfgan_xr import fusion, plots
+from stfgan_xr import fusion, plots, rendering
 from stfgan_xr.predictors.methods import make
 from tests.synthetic import Scene, day
 
@@ -36,7 +37,7 @@ def test_picture_of_a_run(tmp_path: Path, bands: tuple[str, ...], known: bool) -
 def test_quicklook_shows_holes_in_grey_and_stretches_the_rest() -> None:
     image = np.linspace(0.1, 0.3, 3 * 64, dtype="float32").reshape(3, 8, 8)
     image[:, 2, 3] = np.nan
-    axes = plots.quicklook(Figure().subplots(), image, plots.stretch_of([image]), "now")
+    axes = plots.quicklook(Figure().subplots(), image, rendering.stretch_of([image]), "now")
     shown = np.asarray(axes.images[0].get_array())
     assert shown[2, 3].tolist() == [0.75, 0.75, 0.75]
     assert shown.min() >= 0
@@ -86,3 +87,33 @@ def test_loss_curves_of_a_short_file(tmp_path: Path) -> None:
     (tmp_path / "losses.csv").write_text("step,mse_stage1,critic_stage1\n" + rows + "\n")
     plots.loss_curves(tmp_path / "losses.csv", tmp_path / "losses.png")
     assert imread(tmp_path / "losses.png")[..., :3].std() > 0.02
+
+
+def test_triptych_has_one_stretch_for_all() -> None:
+    dark, bright = np.full((3, 8, 8), 0.1, "float32"), np.full((3, 8, 8), 0.3, "float32")
+    parts = plots.triptych(Figure().subplots(1, 3), dark, (dark + bright) / 2, bright, ("a", "b", "c"))
+    shown = [float(np.asarray(axes.images[0].get_array()).mean()) for axes in parts]
+    assert shown[0] < shown[1] < shown[2]
+    assert [axes.get_title() for axes in parts] == ["a", "b", "c"]
+
+
+def test_time_series_shades_the_interval_of_95_per_cent() -> None:
+    scene = Scene()
+    cube = fusion.fuse(
+        scene.landsat, scene.modis, make("linear", scene.bands), [day(n) for n in range(5, 30)]
+    ).compute()
+    cube["std_nir"] = xr.full_like(cube.nir, 0.01).assign_attrs(interval_95=2.5)
+    axes = plots.time_series(Figure().subplots(), cube, scene.landsat, "nir", 20, 30)
+    (band,) = axes.collections
+    at = band.get_paths()[0].vertices[:, 1]
+    mean = cube.nir.values[:, 20, 30]
+    assert at.min() == pytest.approx(mean.min() - 0.025, abs=1e-6)
+    assert at.max() == pytest.approx(mean.max() + 0.025, abs=1e-6)
+
+
+def test_calendar_shows_days_asked_for_and_the_coarse_series() -> None:
+    scene = Scene(cloud=0.5)
+    axes = plots.calendar(Figure().subplots(), scene.landsat, scene.modis, [day(3), day(9)])
+    (line,) = axes.lines
+    np.testing.assert_allclose(line.get_ydata(), (scene.modis.qa.values == 0).mean(axis=(1, 2)))
+    assert "days asked for" in [patch.get_label() for patch in axes.patches]

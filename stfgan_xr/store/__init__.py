@@ -41,12 +41,14 @@ from stfgan_xr.store.layout import (
     reflectance_variable,
     tile_for,
 )  # fmt: skip
-from stfgan_xr.store.template import RECORDS
+from stfgan_xr.store.template import AOI, INNER_DAYS, RECORDS
 from stfgan_xr.store.verify import Damage, check, check_block, check_frame, check_seal, reopen
 
 __all__ = [
+    "AOI",
     "COARSE",
     "FINE",
+    "INNER_DAYS",
     "RECORDS",
     "Block",
     "Damage",
