@@ -19,7 +19,7 @@ import xarray as xr
 from stfgan_xr.days import to_numbers
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo, Window
-from stfgan_xr.predictors import Bracket, CoarseWindow
+from stfgan_xr.predictors import Archive, Bracket, CoarseWindow
 from stfgan_xr.sensors import BANDS, Observation, is_clear, to_reflectance
 
 FILL_DAYS = 16
@@ -407,8 +407,9 @@ def _runs(fine: _Fine, days: Sequence[int], bracket_days: int) -> Iterator[tuple
         yield run, choice
 
 
-def _coarse_composite(coarse: _Coarse, chosen: Index, days: Sequence[int], ratio: int) -> Float:
-    """Coarse reflectance ``(band, cy, cx)`` on the days of the chosen fine pixels: their mean over each cell.
+def _coarse_composite(coarse: _Coarse, chosen: Index, days: Sequence[int], ratio: int) -> tuple[Float, Bool]:
+    """Coarse reflectance ``(band, cy, cx)`` on the days of the chosen fine pixels, their mean over each cell, and where
+    there is any.
 
     Cells none of whose pixels has an observation take the days of the nearest cell that has, then 0.
     """
@@ -425,7 +426,7 @@ def _coarse_composite(coarse: _Coarse, chosen: Index, days: Sequence[int], ratio
         known = count * ~np.isnan(values).any(axis=0)
         total += np.where(known > 0, values, np.float32(0)) * known
         weight += known
-    return (total / np.maximum(weight, 1)).astype(np.float32)
+    return (total / np.maximum(weight, 1)).astype(np.float32), weight > 0
 
 
 def _acquired(chosen: Index, days: Sequence[int], none: int) -> npt.NDArray[np.int32]:
@@ -441,6 +442,7 @@ def intervals(
     halo: Halo,
     ratio: int,
     bracket_days: int = 64,
+    archive: bool = False,
 ) -> Iterator[Interval]:
     """The target days of a block in runs that share their observations, with everything a predictor needs.
 
@@ -458,6 +460,8 @@ def intervals(
         Fine pixels along a coarse cell.
     bracket_days
         Observations further from a target day are not used.
+    archive
+        Brackets hold all observations of the series as well, however far.
 
     Yields
     ------
@@ -465,12 +469,29 @@ def intervals(
         In the order of the days; together they hold every day once.
     """
     place = _Place.of(window, halo, ratio, landsat.shape, modis.shape)
-    fine = _Fine.read(landsat, place.inside, place.near, min(days) - bracket_days, max(days) + bracket_days)
+    ends = (min(days) - bracket_days, max(days) + bracket_days)
+    first, last = (min([*landsat.days, *ends]), max([*landsat.days, *ends])) if archive else ends
+    fine = _Fine.read(landsat, place.inside, place.near, first, last)
     used = [landsat.days[i] for i in fine.clear]
     reach = (min([*used, min(days) - halo.days]), max([*used, max(days) + halo.days]))
     coarse = _read_coarse(modis, place.wide, *reach)
+    everything = _archive(place, fine, coarse) if archive else None
     for run, choice in _runs(fine, days, bracket_days):
-        yield _interval(place, fine, coarse, run, choice)
+        yield _interval(place, fine, coarse, run, choice, everything)
+
+
+def _archive(place: _Place, fine: _Fine, coarse: _Coarse) -> Archive:
+    """All acquisitions with a clear pixel in the block's window, and the coarse images of their days."""
+    near = _relative(place.near, place.inside)
+    seen = sorted(index for index, clear in fine.clear.items() if clear[near].any())
+    days = tuple(fine.landsat.days[index] for index in seen)
+    images = np.full((len(days), len(fine.landsat.bands), *place.near.shape), np.nan, np.float32)
+    for image, index in zip(images, seen, strict=True):
+        clear = fine.clear[index][near]
+        image[:, clear] = fine.landsat.read([index], place.near)[0][:, clear]
+    cells = [coarse.on(day) for day in days]
+    along = np.stack(cells) if cells else np.empty((0, *coarse.values.shape[1:]), np.float32)
+    return Archive(days, place.fine(images, place.near), place.coarse(along))
 
 
 def reach_cells(halo: Halo, ratio: int) -> int:
@@ -505,6 +526,13 @@ class _Place:
         """A fine array over a read window as the block with its halo, mirrored beyond the grid."""
         return _mirrored(array, over, self.window.pad(self.halo.fine), self.shape)
 
+    def on_grid(self, known: Bool) -> Bool:
+        """A mask over ``near`` as the block with its halo: False beyond the grid, where nothing was observed."""
+        target = self.window.pad(self.halo.fine)
+        out = np.zeros(target.shape, bool)
+        out[_relative(self.near, target)] = known
+        return out
+
     def coarse(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A coarse array over the cells read as those of the block with its halo."""
         target = self.window.cells(self.ratio).pad(self.halo.coarse)
@@ -517,24 +545,27 @@ class _Side:
 
     image: Float
     composite: Float
+    composed: Bool
     acquired: npt.NDArray[np.int32]
     missing: Bool
 
 
 def _side(place: _Place, fine: _Fine, coarse: _Coarse, chosen: Index, none: int) -> _Side:
     days = fine.landsat.days
-    composite = _coarse_composite(coarse, chosen, days, place.ratio)
+    composite, composed = _coarse_composite(coarse, chosen, days, place.ratio)
     image = fine.gather(chosen[_relative(place.near, place.inside)])
     filled = _fill_fine(image, composite, place.near, coarse.inside, place.ratio)
-    return _Side(filled, composite, _acquired(chosen, days, none), _any_nan(image, 0))
+    return _Side(filled, composite, composed, _acquired(chosen, days, none), _any_nan(image, 0))
 
 
-def _interval(place: _Place, fine: _Fine, coarse: _Coarse, run: Sequence[int], choice: _Choice) -> Interval:
+def _interval(
+    place: _Place, fine: _Fine, coarse: _Coarse, run: Sequence[int], choice: _Choice, archive: Archive | None
+) -> Interval:
     before, after = (_side(place, fine, coarse, chosen, run[0]) for chosen in (choice.before, choice.after))
     halo, block = place.halo, _relative(place.window, place.inside)
     series_days = tuple(range(run[0] - halo.days, run[-1] + halo.days + 1))
     start = series_days[0] - coarse.first_day
-    values = np.nan_to_num(coarse.values[start : start + len(series_days)])
+    values = coarse.values[start : start + len(series_days)]
     cells = _relative(place.window.cells(place.ratio), coarse.inside)
     bracket = Bracket(
         fine_before=place.fine(before.image, place.near),
@@ -545,11 +576,16 @@ def _interval(place: _Place, fine: _Fine, coarse: _Coarse, run: Sequence[int], c
         day_after=place.fine(after.acquired, place.inside),
         ratio=place.ratio,
         halo=halo,
+        known=place.on_grid(~(before.missing | after.missing)),
+        coarse_known=place.coarse(before.composed & after.composed),
+        archive=archive,
     )
     return Interval(
         days=tuple(run),
         bracket=bracket,
-        coarse=CoarseWindow(tuple(run), place.coarse(values), series_days),
+        coarse=CoarseWindow(
+            tuple(run), place.coarse(np.nan_to_num(values)), series_days, place.coarse(~_any_nan(values, 1))
+        ),
         day_before=before.acquired[block],
         day_after=after.acquired[block],
         extrapolated=choice.extrapolated[block],

@@ -21,7 +21,7 @@ from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, re
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
-from stfgan_xr.predictors import CoarseWindow, Prediction, Predictor, memory_of
+from stfgan_xr.predictors import Prediction, Predictor, fitted, memory_of, wants_archive
 from stfgan_xr.predictors.uncertainty import SHARES, Calibrated, Uncertainty, calibrated
 from stfgan_xr.sensors import FILL, SCALE, from_reflectance, to_reflectance
 
@@ -246,14 +246,15 @@ def fuse_block(
     ratio = landsat.shape[0] // modis.shape[0]
     canvas = _Canvas.empty(window, landsat.shape, len(days), predictor, ratio)
     at = 0
-    for interval in intervals(landsat, modis, window, days, predictor.halo, ratio, options.bracket_days):
+    everything = wants_archive(predictor)
+    for interval in intervals(landsat, modis, window, days, predictor.halo, ratio, options.bracket_days, everything):
         if interval.missing.all() and not options.keep_observed:
             at += len(interval.days)
             continue
         prepared = predictor.prepare(interval.bracket)
         done = 0
         for batch in _batches(interval.days):
-            part = CoarseWindow(batch, interval.coarse.series, interval.coarse.series_days)
+            part = replace(interval.coarse, days=batch)
             prediction = predictor.predict(prepared, part)
             for number, day in enumerate(batch):
                 canvas.paint(at, day, done + number, interval, prediction, number, options.keep_observed)
@@ -319,9 +320,12 @@ class Job:
         halo, ratio = self.predictor.halo, self.layout.ratio
         reach = self.options.bracket_days
         cells = window.cells(ratio).pad(reach_cells(halo, ratio))
-        fine = self.landsat.crop(cells.pixels(ratio), days[0] - reach, days[-1] + reach)
-        more = reach + FILL_DAYS + halo.days
-        coarse = self.modis.crop(cells, days[0] - more, days[-1] + more)
+        first, last = days[0] - reach, days[-1] + reach
+        if wants_archive(self.predictor):
+            first, last = min([first, *self.landsat.days]), max([last, *self.landsat.days])
+        fine = self.landsat.crop(cells.pixels(ratio), first, last)
+        more = FILL_DAYS + halo.days
+        coarse = self.modis.crop(cells, first - more, last + more)
         return fine, coarse
 
     def write_tasks(self, path: store.Where, pending: Iterable[store.Block]) -> Iterator[Delayed]:

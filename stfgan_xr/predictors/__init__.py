@@ -2,10 +2,14 @@
 
 ``prepare`` sees what is constant between two Landsat days; ``predict`` is called for the days in between. Add a method
 as one file of this folder and one line in :data:`METHODS`.
+
+Some methods ask for more than a bracket: all observations of a block (``archive``), or spectra of the whole area, once
+before a run (``fit``), so that what is fitted to them is the same in every tile. See :class:`Predictor`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,11 +19,31 @@ import numpy.typing as npt
 from stfgan_xr.grid import Halo
 
 Float = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
 
 
 def cropped(array: npt.NDArray[Any], cut: int) -> npt.NDArray[Any]:
     """Without ``cut`` rows and columns on every side of the last two axes."""
     return np.ascontiguousarray(array[..., cut : array.shape[-2] - cut, cut : array.shape[-1] - cut])
+
+
+@dataclass(frozen=True)
+class Archive:
+    """All fine observations of a block, with the halo of its bracket, and the coarse images of their days.
+
+    Attributes
+    ----------
+    days
+        Days since 1970-01-01, ascending.
+    fine
+        ``(day, band, Y, X)`` reflectance, NaN where it is not clear.
+    coarse
+        ``(day, band, CY, CX)`` reflectance, NaN where there is none.
+    """
+
+    days: tuple[int, ...]
+    fine: Float
+    coarse: Float
 
 
 @dataclass(frozen=True)
@@ -43,6 +67,13 @@ class Bracket:
         Fine pixels along a coarse cell.
     halo
         The halo that the arrays carry.
+    known
+        ``(Y, X)``, where the fine images hold an observation and lie on the grid: what methods with windows may use.
+        None: everywhere.
+    coarse_known
+        ``(CY, CX)``, where both coarse images are known. None: everywhere.
+    archive
+        All observations, for methods that ask for them.
     """
 
     fine_before: Float
@@ -53,10 +84,16 @@ class Bracket:
     day_after: npt.NDArray[np.int32]
     ratio: int
     halo: Halo
+    known: Bool | None = None
+    coarse_known: Bool | None = None
+    archive: Archive | None = None
 
     def within(self, halo: Halo) -> Bracket:
         """The same with a smaller halo."""
         fine, coarse = self.halo.fine - halo.fine, self.halo.coarse - halo.coarse
+        archive = self.archive
+        if archive is not None:
+            archive = replace(archive, fine=cropped(archive.fine, fine), coarse=cropped(archive.coarse, coarse))
         return replace(
             self,
             halo=halo,
@@ -66,6 +103,9 @@ class Bracket:
             day_after=cropped(self.day_after, fine),
             coarse_before=cropped(self.coarse_before, coarse),
             coarse_after=cropped(self.coarse_after, coarse),
+            known=None if self.known is None else cropped(self.known, fine),
+            coarse_known=None if self.coarse_known is None else cropped(self.coarse_known, coarse),
+            archive=archive,
         )
 
 
@@ -74,11 +114,13 @@ class CoarseWindow:
     """The coarse series around target days: ``series`` ``(day, band, CY, CX)`` without NaN, on ``series_days``.
 
     ``series_days`` are the target days and ``halo.days`` on either side, every day, as days since 1970-01-01.
+    ``known`` ``(day, CY, CX)`` tells which cells have a value, gaps that were filled included; None: all of them.
     """
 
     days: tuple[int, ...]
     series: Float
     series_days: tuple[int, ...]
+    known: Bool | None = None
 
     def on(self, day: int) -> Float:
         """The coarse reflectance ``(band, CY, CX)`` of one day."""
@@ -86,7 +128,8 @@ class CoarseWindow:
 
     def crop(self, cut: int) -> CoarseWindow:
         """The same without ``cut`` cells on every side."""
-        return replace(self, series=cropped(self.series, cut))
+        known = None if self.known is None else cropped(self.known, cut)
+        return replace(self, series=cropped(self.series, cut), known=known)
 
 
 @dataclass(frozen=True)
@@ -102,6 +145,9 @@ class Prediction:
 @runtime_checkable
 class Predictor(Protocol):
     """A fusion method.
+
+    It may have, besides: ``memory(rows, columns, days)``, see :func:`memory_of`; ``archive = True``, if brackets are to
+    hold all observations; ``fit(spectra)``, see :func:`fitted`.
 
     Attributes
     ----------
@@ -137,3 +183,25 @@ def memory_of(predictor: Predictor, rows: int, columns: int, days: int) -> int:
     """
     stated = getattr(predictor, "memory", None)
     return 8 * rows * columns * len(predictor.bands) if stated is None else int(stated(rows, columns, days))
+
+
+def wants_archive(predictor: Predictor) -> bool:
+    """Whether a method asks for all observations of a block."""
+    return bool(getattr(predictor, "archive", False))
+
+
+def fitted(predictor: Predictor, spectra: Callable[[], Float]) -> Predictor:
+    """A method whose global part is fitted, once before a run; others as they are.
+
+    Parameters
+    ----------
+    predictor
+        If it has a method ``fit(spectra)``, its result is returned.
+    spectra
+        Gives ``(pixel, band)`` reflectance, a seeded sample of the observations of the whole area.
+    """
+    fit = getattr(predictor, "fit", None)
+    if fit is None:
+        return predictor
+    found: Predictor = fit(spectra())
+    return found

@@ -1,0 +1,133 @@
+"""What the methods with moving windows have in common: their settings, and where of a block they may look.
+
+Coarse images are taken to the fine grid bilinearly. A pixel is used, as a centre or in a window, if it holds a fine
+observation, lies on the grid, and all coarse cells that its value is interpolated from are known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stfgan_xr.errors import InputError
+from stfgan_xr.grid import RATIO, Halo
+from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
+from stfgan_xr.predictors.simple import BracketTensors, to_tensors
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A bracket with its halo as margin, and where it may be used.
+
+    Attributes
+    ----------
+    pair
+        The bracket.
+    usable
+        ``(Y, X)``.
+    """
+
+    pair: BracketTensors
+    usable: Tensor
+
+    @classmethod
+    def of(cls, bracket: Bracket, device: torch.device) -> Ground:
+        """Of a bracket, wherever it is known."""
+        pair = to_tensors(bracket, device)
+        usable = _tensor(bracket.known, pair.day_before, device)
+        return cls(pair, usable & _supported(pair, bracket.coarse_known, device))
+
+    @property
+    def fine(self) -> tuple[Tensor, Tensor]:
+        """The fine images before and after, ``(band, Y, X)``."""
+        return self.pair.fine_before, self.pair.fine_after
+
+    @property
+    def coarse(self) -> tuple[Tensor, Tensor]:
+        """The coarse images before and after on the fine grid, ``(band, Y, X)``."""
+        return self.pair.up(self.pair.coarse_before), self.pair.up(self.pair.coarse_after)
+
+    def inner(self, image: Tensor) -> Tensor:
+        """An image without the margin."""
+        margin = self.pair.margin
+        return image[..., margin : image.shape[-2] - margin, margin : image.shape[-1] - margin]
+
+    def on(self, coarse: CoarseWindow, day: int) -> tuple[Tensor, Tensor]:
+        """The coarse image of a day on the cells of the bracket, and the pixels ``(Y, X)`` of use on that day."""
+        device, at = self.usable.device, day - coarse.series_days[0]
+        known = None if coarse.known is None else coarse.known[at]
+        return torch.from_numpy(coarse.on(day)).to(device), self.usable & _supported(self.pair, known, device)
+
+    def before_is_nearer(self, day: int) -> Tensor:
+        """Where the observation before is as near in time as the one after, or nearer: ``(y, x)`` of the block."""
+        before, after = self.inner(self.pair.day_before), self.inner(self.pair.day_after)
+        return (day - before).abs() <= (after - day).abs()
+
+
+def _tensor(mask: Any, like: Tensor, device: torch.device) -> Tensor:
+    whole = torch.ones(like.shape, dtype=torch.bool, device=device)
+    return whole if mask is None else torch.from_numpy(np.asarray(mask, bool)).to(device)
+
+
+def _supported(pair: BracketTensors, known: Any, device: torch.device) -> Tensor:
+    """Pixels ``(Y, X)`` all of whose cells are known."""
+    if known is None or np.all(known):
+        return torch.ones(pair.day_before.shape, dtype=torch.bool, device=device)
+    unknown = torch.from_numpy(1 - np.asarray(known, np.float32)).to(device)
+    return pair.up(unknown) == 0
+
+
+@dataclass(frozen=True)
+class Windowed:
+    """Settings of a method with windows.
+
+    Attributes
+    ----------
+    bands
+        Names of the bands.
+    ratio
+        Fine pixels along a coarse cell.
+    radius
+        Fine pixels from the centre of a window to its edge.
+    device
+        ``"auto"`` takes a GPU if there is one.
+    """
+
+    bands: tuple[str, ...]
+    ratio: int = RATIO
+    radius: int = 25
+    device: str = "auto"
+
+    @property
+    def halo(self) -> Halo:
+        """The windows, and the cells that their pixels are interpolated from."""
+        return Halo(fine=self.radius, coarse=-(-self.radius // self.ratio) + 1)
+
+    def ground(self, bracket: Bracket) -> Ground:
+        """A bracket on the device.
+
+        Raises
+        ------
+        InputError
+            If it has another ratio, of which halo and cells would be others.
+        """
+        if bracket.ratio != self.ratio:
+            name = type(self).__name__.lower()
+            raise InputError(f"{name} was made for cells of {self.ratio} pixels, the data has {bracket.ratio}")
+        return Ground.of(bracket, torch.device(self._device))
+
+    @property
+    def _device(self) -> str:
+        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+
+    def predict(self, prepared: Any, coarse: CoarseWindow) -> Prediction:
+        """Mean ``(day, band, y, x)`` of the target days, NaN where nothing of the window is of use."""
+        with torch.inference_mode():
+            return Prediction(np.stack([self._on(prepared, coarse, day).cpu().numpy() for day in coarse.days]))
+
+    def _on(self, prepared: Any, coarse: CoarseWindow, day: int) -> Tensor:
+        raise NotImplementedError
