@@ -24,6 +24,7 @@ from stfgan_xr.predictors.windows import (
     Similar,
     nearest_similar,
     strips,
+    weighted_means,
     window_deviations,
     window_means,
 )
@@ -99,11 +100,11 @@ class ESTARFM(Windowed):
 
     def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
         ground, similar = prepared.ground, prepared.similar
-        image, usable = ground.on(coarse, day)
+        today = ground.on(coarse, day)
         pair, rich = ground.pair, similar.found >= LEAST_CANDIDATES
-        changes = [pair.up(image - other) for other in (pair.coarse_before, pair.coarse_after)]
-        means = [window_means(change, usable, self.radius) for change in changes]
-        shared = _shared(prepared, torch.cat(changes), usable).chunk(2)
+        changes = [pair.up(today.image - other) for other in (pair.coarse_before, pair.coarse_after)]
+        means = [window_means(change, today.usable, self.radius) for change in changes]
+        shared = _shared(prepared, torch.cat(changes), today.usable).chunk(2)
         sides = [
             ground.inner(fine) + torch.where(rich, prepared.slope * own, mean.float())
             for fine, own, mean in zip(ground.fine, shared, means, strict=True)
@@ -116,19 +117,13 @@ class ESTARFM(Windowed):
         if beyond.any():
             levels = torch.lerp(*_shared(prepared, torch.cat(ground.fine), ground.usable).chunk(2), share)
             found = torch.where(beyond, levels, found)
-        return found.masked_fill_(~ground.inner(usable), torch.nan)
+        return found.masked_fill_(~ground.inner(today.usable), torch.nan)
 
 
 def _shared(prepared: Prepared, images: Tensor, usable: Tensor) -> Tensor:
     """Weighted means ``(band, y, x)`` of images ``(band, Y, X)`` over the similar pixels that are of use."""
-    similar = prepared.similar
-    table = torch.cat([images * usable, usable[None].to(images.dtype)]).flatten(1).T.contiguous()
-    found = torch.empty((len(images), *similar.shape), device=images.device)
-    for strip in strips(*similar.shape):
-        sums = similar.weigh(table, prepared.weights[strip].reshape(-1, similar.numbers.shape[-1]), strip)
-        means = sums[:, :-1] / sums[:, -1:].clamp(min=1e-12)
-        found[:, strip] = means.T.reshape(len(images), -1, similar.shape[1])
-    return found
+    weights = prepared.weights
+    return weighted_means(images, usable, prepared.similar, lambda strip: weights[strip].flatten(0, 1))
 
 
 def _correlation(ground: Ground) -> Tensor:

@@ -8,11 +8,18 @@ from pathlib import Path
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import RATIO
 from stfgan_xr.predictors import Predictor
+from stfgan_xr.predictors.estarfm import ESTARFM
+from stfgan_xr.predictors.fitfc import FitFC
 from stfgan_xr.predictors.progress import Progress
+from stfgan_xr.predictors.robot import ROBOT
 from stfgan_xr.predictors.simple import Delta, Linear, Persistence
+from stfgan_xr.predictors.starfm import STARFM
 
 _SIMPLE = {"persistence": Persistence, "linear": Linear, "delta": Delta}
-METHODS = ("stfgan", "progress", *_SIMPLE)
+_OF_RATIO = {"progress": Progress, "starfm": STARFM, "estarfm": ESTARFM, "fitfc": FitFC, "robot": ROBOT}
+USUAL = ("stfgan", "progress", *_SIMPLE)
+"""Methods that are compared if none is named."""
+METHODS = tuple(dict.fromkeys((*USUAL, *_OF_RATIO)))
 """Names of the methods, the default first."""
 
 
@@ -42,8 +49,9 @@ def make(method: str, bands: Sequence[str], model: str | Path | None = None, rat
         raise InputError(f"--model: {method} has no weights; leave it out")
     if method in _SIMPLE:
         return _SIMPLE[method](tuple(bands))
-    if method == "progress":
-        return Progress(tuple(bands), RATIO if ratio is None else ratio)
+    if method in _OF_RATIO:
+        found: Predictor = _OF_RATIO[method](tuple(bands), RATIO if ratio is None else ratio)
+        return found
     if method == "stfgan":
         from stfgan_xr.predictors.stfgan import load
 

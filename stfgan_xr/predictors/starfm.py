@@ -5,7 +5,7 @@ Each band for itself. Similar to the centre of a window is a pixel that differs 
 its coarse value has changed by little more than the centre's. Its weight is ``1 / (S T D)``: the difference ``S`` of
 fine and coarse, the coarse change ``T``, and ``D = 1 + distance / radius``.
 
-Which pixels are similar belongs to the interval. Of them the nearest are kept, forty by default (the original has all
+Which pixels are similar belongs to the interval. Of them the nearest are kept, twenty by default (the original has all
 of the window): what a day needs is bounded so.
 """
 
@@ -61,7 +61,7 @@ class STARFM(Windowed):
     """
 
     classes: int = 4
-    count: int = 40
+    count: int = 20
     pairs: Literal[1, 2] = 2
 
     def memory(self, rows: int, columns: int, days: int) -> int:
@@ -90,9 +90,9 @@ class STARFM(Windowed):
 
     def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
         ground = prepared.ground
-        image, usable = ground.on(coarse, day)
+        today = ground.on(coarse, day)
         pair = ground.pair
-        changes = tuple(pair.up(image - other) for other in (pair.coarse_before, pair.coarse_after))
+        changes = tuple(pair.up(today.image - other) for other in (pair.coarse_before, pair.coarse_after))
         centres = [ground.inner(fine + change) for fine, change in zip(ground.fine, changes, strict=True)]
         near = ground.before_is_nearer(day)
         allowed = (None, None) if self.pairs == 2 else (near, ~near)
@@ -105,8 +105,8 @@ class STARFM(Windowed):
                     ground.fine, prepared.departure, changes, prepared.similar, allowed, strict=True
                 )
             ]
-            _weigh(sides, usable, self.radius, out)
-        return found.masked_fill_(~ground.inner(usable), torch.nan)
+            _weigh(sides, today.usable, self.radius, out)
+        return found.masked_fill_(~ground.inner(today.usable), torch.nan)
 
 
 @dataclass(frozen=True)

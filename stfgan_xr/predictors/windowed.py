@@ -6,6 +6,7 @@ observation, lies on the grid, and all coarse cells that its value is interpolat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,27 @@ from torch import Tensor
 
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import RATIO, Halo
-from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
+from stfgan_xr.predictors import Bool, Bracket, CoarseWindow, Prediction
 from stfgan_xr.predictors.simple import BracketTensors, to_tensors
+
+
+@dataclass(frozen=True)
+class Day:
+    """A target day of a block.
+
+    Attributes
+    ----------
+    image
+        ``(band, CY, CX)`` coarse reflectance.
+    known
+        ``(CY, CX)``, where it and the coarse images of the bracket are.
+    usable
+        ``(Y, X)``, pixels of use on that day.
+    """
+
+    image: Tensor
+    known: Tensor
+    usable: Tensor
 
 
 @dataclass(frozen=True)
@@ -29,17 +49,21 @@ class Ground:
         The bracket.
     usable
         ``(Y, X)``.
+    known
+        ``(CY, CX)``, where the coarse images of the bracket are.
     """
 
     pair: BracketTensors
     usable: Tensor
+    known: Tensor
 
     @classmethod
     def of(cls, bracket: Bracket, device: torch.device) -> Ground:
         """Of a bracket, wherever it is known."""
         pair = to_tensors(bracket, device)
-        usable = _tensor(bracket.known, pair.day_before, device)
-        return cls(pair, usable & _supported(pair, bracket.coarse_known, device))
+        usable = _mask(bracket.known, pair.day_before.shape, device)
+        known = _mask(bracket.coarse_known, pair.coarse_before.shape[1:], device)
+        return cls(pair, usable & _supported(pair, known), known)
 
     @property
     def fine(self) -> tuple[Tensor, Tensor]:
@@ -56,11 +80,14 @@ class Ground:
         margin = self.pair.margin
         return image[..., margin : image.shape[-2] - margin, margin : image.shape[-1] - margin]
 
-    def on(self, coarse: CoarseWindow, day: int) -> tuple[Tensor, Tensor]:
-        """The coarse image of a day on the cells of the bracket, and the pixels ``(Y, X)`` of use on that day."""
-        device, at = self.usable.device, day - coarse.series_days[0]
-        known = None if coarse.known is None else coarse.known[at]
-        return torch.from_numpy(coarse.on(day)).to(device), self.usable & _supported(self.pair, known, device)
+    def on(self, coarse: CoarseWindow, day: int) -> Day:
+        """A day on the cells of the bracket."""
+        number = day - coarse.series_days[0]
+        image = torch.from_numpy(coarse.on(day)).to(self.usable.device)
+        if coarse.known is None or coarse.known[number].all():
+            return Day(image, self.known, self.usable)
+        known = self.known & torch.from_numpy(coarse.known[number]).to(self.usable.device)
+        return Day(image, known, self.usable & _supported(self.pair, known))
 
     def before_is_nearer(self, day: int) -> Tensor:
         """Where the observation before is as near in time as the one after, or nearer: ``(y, x)`` of the block."""
@@ -68,17 +95,15 @@ class Ground:
         return (day - before).abs() <= (after - day).abs()
 
 
-def _tensor(mask: Any, like: Tensor, device: torch.device) -> Tensor:
-    whole = torch.ones(like.shape, dtype=torch.bool, device=device)
-    return whole if mask is None else torch.from_numpy(np.asarray(mask, bool)).to(device)
+def _mask(known: Bool | None, shape: Sequence[int], device: torch.device) -> Tensor:
+    if known is None:
+        return torch.ones(tuple(shape), dtype=torch.bool, device=device)
+    return torch.from_numpy(known).to(device)
 
 
-def _supported(pair: BracketTensors, known: Any, device: torch.device) -> Tensor:
+def _supported(pair: BracketTensors, known: Tensor) -> Tensor:
     """Pixels ``(Y, X)`` all of whose cells are known."""
-    if known is None or np.all(known):
-        return torch.ones(pair.day_before.shape, dtype=torch.bool, device=device)
-    unknown = torch.from_numpy(1 - np.asarray(known, np.float32)).to(device)
-    return pair.up(unknown) == 0
+    return pair.up((~known).float()) == 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ tile to tile. So what decides is computed exactly: sums are of whole numbers, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -163,18 +163,6 @@ class Similar:
         table = distances(self.radius).to(self.numbers.device)
         return table[self.numbers[strip].long()].reshape(-1, self.numbers.shape[-1])
 
-    def weigh(self, table: Tensor, weights: Tensor, strip: slice) -> Tensor:
-        """Weighted sums ``(pixel, column)`` of rows of a table.
-
-        Parameters
-        ----------
-        table
-            ``(Y X, column)``, a row for each pixel of the image with margin.
-        weights
-            ``(pixel, count)``.
-        """
-        return functional.embedding_bag(self.places(strip), table, mode="sum", per_sample_weights=weights)
-
 
 def _places(radius: int, rows: int, columns: int, strip: slice, device: torch.device) -> tuple[Tensor, Tensor]:
     """Steps to the pixels of a window in the flattened image with margin, and the places of the centres of a strip."""
@@ -324,3 +312,31 @@ def _keys(seen: Tensor, radius: int, strip: slice, columns: int) -> Tensor:
     bits.bitwise_and_(~NUMBER)
     bits += torch.arange(len(around), dtype=torch.int32, device=bits.device)[:, None, None]
     return bits
+
+
+def weighted_means(images: Tensor, usable: Tensor, similar: Similar, weights: Callable[[slice], Tensor]) -> Tensor:
+    """Weighted means ``(band, y, x)`` over the similar pixels that are of use.
+
+    Parameters
+    ----------
+    images, usable
+        ``(band, Y, X)`` and ``(Y, X)``.
+    weights
+        Gives those ``(pixel, count)`` of some rows, 0 where there is no similar pixel.
+    """
+    table = torch.cat([images * usable, usable[None].to(images.dtype)]).flatten(1).T.contiguous()
+    found = torch.empty((len(images), *similar.shape), device=images.device)
+    for strip in strips(*similar.shape):
+        sums = functional.embedding_bag(
+            similar.places(strip), table, mode="sum", per_sample_weights=weights(strip)
+        )
+        means = sums[:, :-1] / sums[:, -1:].clamp(min=1e-12)
+        found[:, strip] = means.T.reshape(len(images), -1, similar.shape[1])
+    return found
+
+
+def smoothed(images: Tensor, usable: Tensor, similar: Similar) -> Tensor:
+    """:func:`weighted_means` by nearness: ``1 / (1 + distance / radius)``."""
+    return weighted_means(
+        images, usable, similar, lambda strip: similar.there(strip) / (1 + similar.distances(strip) / similar.radius)
+    )
