@@ -130,6 +130,27 @@ def series(dataset: xr.Dataset, bands: Sequence[str] | None = None) -> DatasetSe
     return DatasetSeries(part, names, (dataset.sizes["y"], dataset.sizes["x"]))
 
 
+SPECTRA, PLACES, PLACE = 20_000, 64, 32
+"""Of a sample of spectra: pixels at most, windows they are taken from, and pixels along one."""
+
+
+def spectra(landsat: Series) -> Float:
+    """A sample ``(pixel, band)`` of the clear observations of a fine series, from places and days of a fixed seed."""
+    draw = np.random.default_rng(0)
+    rows, columns = (min(PLACE, side) for side in landsat.shape)
+    found = [np.empty((0, len(landsat.bands)), np.float32)]
+    for _ in range(PLACES if landsat.days else 0):
+        index = [int(draw.integers(len(landsat.days)))]
+        top, left = (int(draw.integers(side - part + 1)) for side, part in zip(landsat.shape, (rows, columns), strict=True))
+        window = Window(top, top + rows, left, left + columns)
+        clear = is_clear(landsat.qa(index, window)[0])
+        if clear.any():
+            values = landsat.read(index, window)[0][:, clear].T
+            found.append(values[~_any_nan(values, 1)])
+    whole = np.concatenate(found)
+    return whole[np.sort(draw.permutation(len(whole))[:SPECTRA])]
+
+
 def band_names(dataset: xr.Dataset) -> tuple[str, ...]:
     """Bands of a Dataset: the known ones in their order, then others as they come."""
     images = [str(n) for n, v in dataset.data_vars.items() if v.dims == ("time", "y", "x")]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import IntFlag
+from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -17,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
 from stfgan_xr import store
-from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, reach_cells, series
+from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, reach_cells, series, spectra
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
@@ -349,6 +350,8 @@ class Job:
         fine = near * 4 * bands * 8 + wide * (acquisitions + 12)
         coarse_days = days + 2 * (self.options.bracket_days + FILL_DAYS)
         coarse = wide / layout.ratio**2 * coarse_days * bands * 4 * 6
+        if wants_archive(self.predictor):  # as it is read, and with its gaps filled
+            fine += near * 4 * bands * 2 * len(self.landsat.days)
         return block + fine + coarse + memory_of(self.predictor, *sides, days) + BASE_MEMORY
 
     def lazy(self) -> xr.Dataset:
@@ -395,7 +398,8 @@ def plan(
     tile: int = 1024,
     run: int = 32,
 ) -> Job:
-    """Check the inputs against each other and lay out the blocks; reads no pixels. Arguments as in :func:`fuse`."""
+    """Check the inputs against each other and lay out the blocks; reads no pixels, but for a method that is fitted to a
+    sample of them. Arguments as in :func:`fuse`."""
     if uncertainty:
         predictor = calibrated(predictor)
     fine_grid, coarse = _grid(landsat), _grid(modis)
@@ -413,10 +417,9 @@ def plan(
     side = store.tile_for((int(fine_grid.shape[0]), int(fine_grid.shape[1])), tile_step(ratio), tile)
     variables = fused_variables(predictor.bands, _uncertainty(predictor))
     layout = store.Layout(fine_grid, tuple(days), variables, side, min(run, len(days)), ratio)
-    return Job(
-        series(landsat, predictor.bands), series(modis, predictor.bands), predictor, layout,
-        Options(bracket_days, keep_observed),
-    )  # fmt: skip
+    fine, coarse_series = (series(dataset, predictor.bands) for dataset in (landsat, modis))
+    predictor = fitted(predictor, partial(spectra, fine))
+    return Job(fine, coarse_series, predictor, layout, Options(bracket_days, keep_observed))
 
 
 def fuse(

@@ -10,13 +10,14 @@ from stfgan_xr.grid import RATIO
 from stfgan_xr.predictors import Predictor
 from stfgan_xr.predictors.estarfm import ESTARFM
 from stfgan_xr.predictors.fitfc import FitFC
+from stfgan_xr.predictors.fsdaf import FSDAF
 from stfgan_xr.predictors.progress import Progress
 from stfgan_xr.predictors.robot import ROBOT
 from stfgan_xr.predictors.simple import Delta, Linear, Persistence
 from stfgan_xr.predictors.starfm import STARFM
 
 _SIMPLE = {"persistence": Persistence, "linear": Linear, "delta": Delta}
-_OF_RATIO = {"progress": Progress, "starfm": STARFM, "estarfm": ESTARFM, "fitfc": FitFC, "robot": ROBOT}
+_OF_RATIO = {"progress": Progress, "starfm": STARFM, "estarfm": ESTARFM, "fitfc": FitFC, "fsdaf": FSDAF, "robot": ROBOT}
 USUAL = ("stfgan", "progress", *_SIMPLE)
 """Methods that are compared if none is named."""
 METHODS = tuple(dict.fromkeys((*USUAL, *_OF_RATIO)))

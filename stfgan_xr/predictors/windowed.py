@@ -76,9 +76,13 @@ class Ground:
         return self.pair.up(self.pair.coarse_before), self.pair.up(self.pair.coarse_after)
 
     def inner(self, image: Tensor) -> Tensor:
-        """An image without the margin."""
-        margin = self.pair.margin
-        return image[..., margin : image.shape[-2] - margin, margin : image.shape[-1] - margin]
+        """An image ``(..., Y, X)`` without the margin."""
+        return self.near(image, 0)
+
+    def near(self, image: Tensor, margin: int) -> Tensor:
+        """An image ``(..., Y, X)`` with a smaller margin."""
+        cut = self.pair.margin - margin
+        return image[..., cut : image.shape[-2] - cut, cut : image.shape[-1] - cut]
 
     def on(self, coarse: CoarseWindow, day: int) -> Day:
         """A day on the cells of the bracket."""
