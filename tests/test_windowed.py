@@ -1,0 +1,303 @@
+"""The methods with windows: against their literal versions, over tiles with masks, and where nothing is known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import xarray as xr
+from scipy import optimize
+
+from stfgan_xr import fusion
+from stfgan_xr.brackets import intervals, series, spectra
+from stfgan_xr.errors import InputError
+from stfgan_xr.fusion import Options, fuse_block
+from stfgan_xr.grid import Halo, Window
+from stfgan_xr.predictors import Archive, Bracket, CoarseWindow, Predictor, fitted, wants_archive
+from stfgan_xr.predictors.estarfm import ESTARFM
+from stfgan_xr.predictors.fitfc import FitFC
+from stfgan_xr.predictors.fsdaf import FSDAF
+from stfgan_xr.predictors.methods import METHODS, make
+from stfgan_xr.predictors.robot import ROBOT, mixture
+from stfgan_xr.predictors.starfm import STARFM
+from stfgan_xr.predictors.windows import most_similar, window_deviations, window_means
+from tests import literal
+from tests.literal import DAY, FIRST, LAST, Case
+from tests.synthetic import Scene, day
+
+BANDS = ("red", "nir")
+CENTRES = ((0.1, 0.15), (0.2, 0.3), (0.35, 0.3))
+
+
+def made(
+    seed: int, halo: Halo, ratio: int, cells: tuple[int, int], holes: float, archive: bool = False
+) -> tuple[Bracket, CoarseWindow]:
+    """A bracket of few kinds of land that change as the coarse images do, with holes, and a day of the series."""
+    rng = np.random.default_rng(seed)
+    shape = (cells[0] * ratio + 2 * halo.fine, cells[1] * ratio + 2 * halo.fine)
+    wide = (2, cells[0] + 2 * halo.coarse, cells[1] + 2 * halo.coarse)
+    level, change = rng.uniform(0.2, 0.35, wide), rng.normal(0.06, 0.03, wide)
+    coarse = [(level + part * change + rng.normal(0, 0.005, wide)).astype(np.float32) for part in (0, 1, 0.4)]
+    up = [[literal.raised(band, shape, ratio, halo.coarse, halo.fine) for band in image] for image in coarse]
+    kinds = rng.integers(0, 3, (-(-shape[0] // 3), -(-shape[1] // 3))).repeat(3, 0).repeat(3, 1)[: shape[0], : shape[1]]
+    texture = np.array([(-0.1, 0.05), (0.0, -0.04), (0.12, 0.1)])[kinds].transpose(2, 0, 1)
+    before, after = (
+        (image + texture * gain + rng.normal(0, 0.01, (2, *shape))).astype(np.float32)
+        for image, gain in zip(np.array(up[:2]), (1.0, 1.3), strict=True)
+    )
+    days = [rng.integers(FIRST, FIRST + 3, shape), rng.integers(LAST - 3, LAST + 1, shape)]
+    known, cells_known, today = (rng.random(of) >= share for of, share in ((shape, holes), (wide[1:], holes / 4), (wide[1:], holes / 4)))  # fmt: skip
+    bracket = Bracket(
+        before, after, coarse[0], coarse[1], *(d.astype(np.int32) for d in days), ratio, halo, known, cells_known,
+        _archive(rng, before, after, coarse, holes) if archive else None,
+    )  # fmt: skip
+    return bracket, CoarseWindow((DAY,), coarse[2][None], (DAY,), today[None])
+
+
+def _archive(rng: np.random.Generator, before: Any, after: Any, coarse: Any, holes: float) -> Archive:
+    days = (FIRST - 30, FIRST - 10, FIRST, LAST, LAST + 20)
+    shares = (-0.5, -0.2, 0, 1, 1.4)
+    fine = np.stack([before + s * (after - before) + rng.normal(0, 0.02, before.shape) for s in shares]).astype(np.float32)
+    fine[np.broadcast_to(rng.random((5, 1, *before.shape[1:])) < holes, fine.shape)] = np.nan
+    images = np.stack([coarse[0] + s * (coarse[1] - coarse[0]) for s in shares])
+    images += rng.normal(0, 0.02, images.shape)
+    images[1, :, :3, :3] = np.nan if holes else images[1, :, :3, :3]
+    return Archive(days, fine, images.astype(np.float32))
+
+
+def predicted(method: Any, bracket: Bracket, coarse: CoarseWindow) -> Any:
+    return method.predict(method.prepare(bracket), coarse).mean[0]
+
+
+def agree(found: Any, expected: Any) -> None:
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    assert np.isfinite(found).mean() > 0.3
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+HOLES = [(0, 4, 0.0), (1, 4, 0.2), (2, 7, 0.1)]
+
+
+@pytest.mark.parametrize(("seed", "ratio", "holes"), HOLES)
+def test_estarfm_is_what_its_description_says(seed: int, ratio: int, holes: float) -> None:
+    method = ESTARFM(BANDS, ratio, radius=5)
+    bracket, coarse = made(seed, method.halo, ratio, (2, 3), holes)
+    prepared = method.prepare(bracket)
+    assert 0.2 < (prepared.slope != 1).float().mean() < 1
+    assert (prepared.similar.found > 5).float().mean() > 0.3
+    agree(predicted(method, bracket, coarse), literal.estarfm(Case(bracket, coarse), 5))
+
+
+@pytest.mark.parametrize("pairs", [1, 2])
+@pytest.mark.parametrize(("seed", "ratio", "holes"), HOLES)
+def test_starfm_is_what_its_description_says(seed: int, ratio: int, holes: float, pairs: Any) -> None:
+    method = STARFM(BANDS, ratio, radius=4, pairs=pairs)
+    bracket, coarse = made(seed, method.halo, ratio, (2, 3), holes)
+    agree(predicted(method, bracket, coarse), literal.starfm(Case(bracket, coarse), 4, pairs))
+
+
+@pytest.mark.parametrize(("seed", "ratio", "holes"), HOLES)
+def test_fitfc_is_what_its_description_says(seed: int, ratio: int, holes: float) -> None:
+    method = FitFC(BANDS, ratio, radius=5)
+    bracket, coarse = made(seed, method.halo, ratio, (2, 3), holes)
+    agree(predicted(method, bracket, coarse), literal.fitfc(Case(bracket, coarse), 5))
+
+
+@pytest.mark.parametrize(("seed", "ratio", "holes"), [(0, 4, 0.0), (1, 4, 0.2)])
+def test_fsdaf_is_what_its_description_says(seed: int, ratio: int, holes: float) -> None:
+    method = FSDAF(BANDS, ratio, radius=3, classes=3, centres=CENTRES)
+    bracket, coarse = made(seed, method.halo, ratio, (2, 2), holes)
+    agree(predicted(method, bracket, coarse), literal.fsdaf(Case(bracket, coarse), 3, CENTRES))
+
+
+@pytest.mark.parametrize(("seed", "ratio", "holes"), [(0, 4, 0.0), (1, 4, 0.2), (2, 7, 0.2), (3, 16, 0.1)])
+def test_robot_is_what_its_description_says(seed: int, ratio: int, holes: float) -> None:
+    method = ROBOT(BANDS, ratio)
+    bracket, coarse = made(seed, method.halo, ratio, (method.step // ratio, 2 * method.step // ratio), holes, archive=True)
+    agree(predicted(method, bracket, coarse), literal.robot(Case(bracket, coarse), method.step))
+
+
+def test_weights_of_a_mixture_are_the_best_that_are_allowed() -> None:
+    rng = np.random.default_rng(0)
+    images, wanted = rng.normal(0.5, 0.3, (40, 30, 4)), rng.normal(1.3, 0.5, (40, 30))
+    matrix, right = images.transpose(0, 2, 1) @ images, (images * wanted[..., None]).sum(1)
+    found = mixture(torch.from_numpy(matrix), torch.from_numpy(right)).numpy()
+    assert (found.sum(1) > 1.999).any()
+    assert (found.sum(1) < 1.9).any()
+    for of, square, product in zip(found, matrix, right, strict=True):
+        best = optimize.minimize(
+            lambda a, q=square, b=product: (a @ q @ a / 2 - a @ b, q @ a - b), np.full(4, 0.25), jac=True, method="SLSQP",
+            bounds=[(0, None)] * 4, constraints={"type": "ineq", "fun": lambda a: 2 - a.sum()}, options={"ftol": 1e-14},
+        )  # fmt: skip
+        np.testing.assert_allclose(of, best.x, atol=1e-4)
+
+
+def test_sums_over_windows_are_those_of_numpy() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(0.3, 0.2, (2, 15, 18)).astype(np.float32)
+    usable = rng.random((15, 18)) < 0.6
+    means = window_means(torch.from_numpy(image), torch.from_numpy(usable), 3)
+    deviations = window_deviations(torch.from_numpy(image), torch.from_numpy(usable), 3)
+    for row in range(9):
+        for column in range(12):
+            part = slice(row, row + 7), slice(column, column + 7)
+            values = image[:, *part][:, usable[part]].astype(float)
+            np.testing.assert_allclose(means[:, row, column], values.mean(1), atol=1e-6)
+            np.testing.assert_allclose(deviations[:, row, column], values.std(1), atol=1e-6)
+
+
+def test_of_equally_similar_pixels_the_nearest_are_taken() -> None:
+    image, usable = torch.zeros(1, 9, 9), torch.ones(9, 9, dtype=torch.bool)
+    usable[3, 4] = False
+    found = most_similar(image, usable, 4, 4)
+    places = [(int(p) // 9, int(p) % 9) for p in found.places(slice(0, 1))[0]]
+    assert places == [(4, 4), (4, 3), (4, 5), (5, 4)]
+
+
+@lru_cache
+def scene(ratio: int, cloud: float = 0.5) -> Scene:
+    return Scene(height=7 * 16, width=6 * 16, ratio=ratio, seed=ratio, cloud=cloud, gap=0.3)
+
+
+def small(name: str, ratio: int) -> Predictor:
+    """A method with windows that are small against the tiles of a test."""
+    chosen = make(name, BANDS, ratio=ratio)
+    method = chosen if name == "robot" else replace(chosen, radius=6)  # type: ignore[type-var]
+    return fitted(method, partial(spectra, series(scene(ratio).landsat, BANDS)))
+
+
+WINDOWED = ("starfm", "estarfm", "fitfc", "fsdaf", "robot")
+
+
+@pytest.mark.parametrize("ratio", [16, 8])
+@pytest.mark.parametrize("name", WINDOWED)
+def test_tiles_and_runs_do_not_change_a_single_pixel(name: str, ratio: int) -> None:
+    """Ten chunkings of each ratio, clouds and gaps in all of them."""
+    whole, landsat, modis = small(name, ratio), *(series(cube, BANDS) for cube in (scene(ratio).landsat, scene(ratio).modis))
+    start = landsat.days[0] - 3
+    days = [start + n for n in range(9, 21)]
+    expected = fuse_block(landsat, modis, whole, Window(0, 112, 0, 96), days, Options(keep_observed=False))
+    assert 0.5 < np.mean(expected["red"] != -32768)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        top, left = (int(rng.integers(0, count)) * 16 for count in (6, 5))
+        window = Window(top, min(top + int(rng.integers(1, 4)) * 16, 112), left, min(left + int(rng.integers(1, 4)) * 16, 96))
+        first = int(rng.integers(0, 9))
+        last = first + int(rng.integers(1, 4))
+        found = fuse_block(landsat, modis, whole, window, days[first:last], Options(keep_observed=False))
+        rows, columns = window.slices
+        for variable, values in found.items():
+            part = expected[variable][first:last]
+            part = part[:, rows, columns] if part.shape[1] == 112 else part[:, *window.cells(ratio).slices]
+            np.testing.assert_array_equal(values, part, err_msg=f"{variable} {window}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WINDOWED)
+def test_tiles_of_whole_cubes_do_not_change_a_single_pixel_with_windows_as_they_come(name: str) -> None:
+    cubes = Scene(height=256, width=192, seed=5, cloud=0.5, gap=0.3)
+    method, days = make(name, BANDS), [day(n) for n in range(8, 20)]
+    whole, parts = (
+        fusion.fuse(cubes.landsat, cubes.modis, method, days, tile=tile, run=run).compute()
+        for tile, run in ((1024, 32), (64, 5))
+    )
+    xr.testing.assert_identical(whole, parts)
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_what_is_not_clear_has_no_part_in_any_pixel(name: str) -> None:
+    """Other values under the clouds and in the gaps: the same result."""
+    method, cubes = small(name, 16), scene(16)
+    spoiled = [cube.copy(deep=True) for cube in (cubes.landsat, cubes.modis)]
+    for cube in spoiled:
+        for band in BANDS:
+            cube[band].values[cube.qa.values != 0] = 9999
+    landsat, modis = (series(cube, BANDS) for cube in (cubes.landsat, cubes.modis))
+    others = [series(cube, BANDS) for cube in spoiled]
+    window, days = Window(16, 80, 16, 64), [landsat.days[0] + n for n in (3, 8, 12)]
+    expected = fuse_block(landsat, modis, method, window, days, Options())
+    found = fuse_block(*others, method, window, days, Options())
+    for variable, values in expected.items():
+        np.testing.assert_array_equal(values, found[variable])
+
+
+def test_a_long_gap_of_the_coarse_series_is_left_out_of_windows() -> None:
+    """Where no coarse value can be made up nothing is told, and around it the rest of the windows is taken."""
+    cubes = Scene(height=96, width=96, cloud=0, gap=0, days=60, acquired=(3, 50))
+    cubes.modis.qa.values[8:45, :3, :] = 1
+    wide = replace(cubes.modis) if False else cubes.modis
+    landsat, modis = series(cubes.landsat, BANDS), series(wide, BANDS)
+    for name in ("starfm", "estarfm", "fitfc", "fsdaf"):
+        method = fitted(replace(make(name, BANDS), radius=6), partial(spectra, landsat))  # type: ignore[type-var]
+        found = fuse_block(landsat, modis, method, Window(0, 96, 0, 96), [landsat.days[0] + 24], Options())
+        assert (found["red"][0] != -32768).any()
+
+
+def error_of(method: Any, cubes: Scene, days: range) -> float:
+    found = fusion.fuse(cubes.landsat, cubes.modis, method, [day(n) for n in days], keep_observed=False).compute()
+    values = np.stack([found[band].values for band in BANDS], 1)
+    truth = np.array([cubes.truth(n) for n in days])
+    return float(np.sqrt(np.nanmean((values - truth) ** 2)))
+
+
+def test_each_is_better_than_persistence_where_the_coarse_image_sees_a_change() -> None:
+    cubes = scene(16, 0.3)
+    errors = {name: error_of(small(name, 16), cubes, range(14, 18)) for name in ("starfm", "estarfm", "fitfc", "fsdaf")}
+    still = error_of(make("persistence", BANDS), cubes, range(14, 18))
+    assert max(errors.values()) < still, errors
+
+
+def test_the_archive_holds_every_acquisition_however_far() -> None:
+    cubes = Scene(cloud=0.3, gap=0, days=160, acquired=(3, 20, 27, 150))
+    landsat, modis = series(cubes.landsat, BANDS), series(cubes.modis, BANDS)
+    method = make("robot", BANDS)
+    assert wants_archive(method)
+    target = landsat.days[0] + 20
+    interval = next(intervals(landsat, modis, Window(0, 96, 0, 64), [target], method.halo, 16, 16, archive=True))
+    archive = interval.bracket.archive
+    assert archive is not None
+    assert archive.days == landsat.days
+    inner = archive.fine[:, :, 16:-16, 16:-16]
+    for number in range(4):
+        image = landsat.read([number], Window(0, 96, 0, 64))[0]
+        clear = landsat.qa([number], Window(0, 96, 0, 64))[0] == 0
+        np.testing.assert_array_equal(np.isfinite(inner[number]).all(0), clear)
+        np.testing.assert_array_equal(inner[number][:, clear], image[:, clear])
+    few = interval.bracket.within(Halo(fine=8, coarse=1))
+    assert few.archive is not None
+    assert few.archive.fine.shape[-2:] == few.fine_before.shape[-2:]
+
+
+def test_real_imagery_is_predicted_as_well_as_by_others(shared_data: Path) -> None:
+    from stfgan_xr import evaluation
+    from stfgan_xr.datasets import read_pairs
+    from tests.test_evaluation import CASES
+
+    pairs = read_pairs(shared_data / "pairs" / "salton_sea_nir" / "pairs.toml")
+    of = ("nir",)
+    methods = {"estarfm": ESTARFM(of, 7, 7), "starfm": STARFM(of, 7, 7), "fitfc": FitFC(of, 7, 7), "fsdaf": FSDAF(of, 7, 7)}
+    table = evaluation.evaluate_triplets(pairs.landsat(), pairs.modis(), methods, evaluation.triplets_from_text(CASES))
+    most = {"estarfm": 0.0380, "starfm": 0.0392, "fitfc": 0.0425, "fsdaf": 0.0425}
+    for name, result in table.items():
+        assert result.mean["rmse"] <= most[name], name  # type: ignore[operator]
+
+
+def test_what_is_missing_or_does_not_fit_is_said() -> None:
+    bracket, _ = made(0, ROBOT(BANDS).halo, 16, (1, 1), 0)
+    with pytest.raises(InputError, match="archive=True"):
+        ROBOT(BANDS).prepare(bracket)
+    with pytest.raises(InputError, match="fitted"):
+        FSDAF(BANDS).prepare(bracket)
+    with pytest.raises(InputError, match="starfm was made for cells of 8 pixels, the data has 16"):
+        STARFM(BANDS, 8).prepare(bracket)
+    with pytest.raises(InputError, match="not enough for 5 classes"):
+        FSDAF(BANDS).fit(np.full((100, 2), 0.2, np.float32))
+    assert set(WINDOWED) < set(METHODS)
+    assert math.isclose(sum(FSDAF(BANDS).fit(np.random.default_rng(0).random((500, 2), np.float32)).centres[0]), 0.5, abs_tol=0.5)  # type: ignore[index]
