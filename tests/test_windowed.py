@@ -53,7 +53,7 @@ def made(
         for image, gain in zip(np.array(up[:2]), (1.0, 1.3), strict=True)
     )
     days = [rng.integers(FIRST, FIRST + 3, shape), rng.integers(LAST - 3, LAST + 1, shape)]
-    known, cells_known, today = (rng.random(of) >= share for of, share in ((shape, holes), (wide[1:], holes / 4), (wide[1:], holes / 4)))  # fmt: skip
+    known, cells_known, today = (rng.random(of) >= share for of, share in ((shape, holes), (wide[1:], holes / 20), (wide[1:], holes / 20)))  # fmt: skip
     bracket = Bracket(
         before, after, coarse[0], coarse[1], *(d.astype(np.int32) for d in days), ratio, halo, known, cells_known,
         _archive(rng, before, after, coarse, holes) if archive else None,
@@ -90,7 +90,7 @@ def test_estarfm_is_what_its_description_says(seed: int, ratio: int, holes: floa
     method = ESTARFM(BANDS, ratio, radius=5)
     bracket, coarse = made(seed, method.halo, ratio, (2, 3), holes)
     prepared = method.prepare(bracket)
-    assert 0.2 < (prepared.slope != 1).float().mean() < 1
+    assert 0.1 < (prepared.slope != 1).float().mean() < 1
     assert (prepared.similar.found > 5).float().mean() > 0.3
     agree(predicted(method, bracket, coarse), literal.estarfm(Case(bracket, coarse), 5))
 
@@ -126,7 +126,7 @@ def test_robot_is_what_its_description_says(seed: int, ratio: int, holes: float)
 
 def test_weights_of_a_mixture_are_the_best_that_are_allowed() -> None:
     rng = np.random.default_rng(0)
-    images, wanted = rng.normal(0.5, 0.3, (40, 30, 4)), rng.normal(1.3, 0.5, (40, 30))
+    images, wanted = rng.normal(0.2, 0.3, (40, 30, 4)), rng.normal(0.45, 0.5, (40, 30))
     matrix, right = images.transpose(0, 2, 1) @ images, (images * wanted[..., None]).sum(1)
     found = mixture(torch.from_numpy(matrix), torch.from_numpy(right)).numpy()
     assert (found.sum(1) > 1.999).any()
@@ -283,7 +283,7 @@ def test_real_imagery_is_predicted_as_well_as_by_others(shared_data: Path) -> No
     pairs = read_pairs(shared_data / "pairs" / "salton_sea_nir" / "pairs.toml")
     of = ("nir",)
     methods = {"estarfm": ESTARFM(of, 7, 7), "starfm": STARFM(of, 7, 7), "fitfc": FitFC(of, 7, 7), "fsdaf": FSDAF(of, 7, 7)}
-    table = evaluation.evaluate_triplets(pairs.landsat(), pairs.modis(), methods, evaluation.triplets_from_text(CASES))
+    table = evaluation.evaluate_triplets(pairs.landsat().compute(), pairs.modis().compute(), methods, evaluation.triplets_from_text(CASES))
     most = {"estarfm": 0.0380, "starfm": 0.0392, "fitfc": 0.0425, "fsdaf": 0.0425}
     for name, result in table.items():
         assert result.mean["rmse"] <= most[name], name  # type: ignore[operator]

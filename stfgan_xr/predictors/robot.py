@@ -34,8 +34,10 @@ LEAST_CLEAR = 0.5
 """Part of the known pixels of a window that an acquisition must show to be used there."""
 MOST, UNITY = 2.0, 0.02
 """Sum of the weights at most; by how much it may differ from 1 before the residual is added."""
-SWEEPS, SETTLED = 50, 1e-7
-"""Of the weights: eight times as many sweeps at most, and the step below which they have settled."""
+RIDGE = 1e-10
+"""Added to the diagonal, as a part of its greatest value."""
+PIVOTS, HALVINGS = 100, 50
+"""Steps to the weights at most, and to the price of their sum."""
 
 
 def step_of(ratio: int) -> int:
@@ -348,46 +350,54 @@ def mixture(matrix: Tensor, right: Tensor) -> Tensor:
         ``(window, day)`` float64.
 
     >>> eye = torch.eye(2, dtype=torch.float64)[None]
-    >>> mixture(eye, torch.tensor([[0.5, -1.0]]).double()).tolist(), mixture(eye, torch.tensor([[3.0, 2.0]]).double()).tolist()
-    ([[0.5, 0.0]], [[1.5, 0.5]])
+    >>> mixture(eye, torch.tensor([[0.5, -1.0]]).double()).round(decimals=6).tolist()
+    [[0.5, 0.0]]
+    >>> mixture(eye, torch.tensor([[3.0, 2.0]]).double()).round(decimals=6).tolist()
+    [[1.5, 0.5]]
     """
-    weights = _descend(matrix, right, torch.zeros_like(right))
-    over = (weights.sum(1) > MOST * (1 + 1e-6)).nonzero()[:, 0]
+    # What may not be used, and what two acquisitions that are the same leave open, is 0.
+    size = matrix.diagonal(dim1=-2, dim2=-1)
+    least = RIDGE * size.amax(1, keepdim=True).clamp(min=1e-30)
+    matrix = matrix + torch.diag_embed(torch.where(size > 0, least.expand_as(size), 1.0))
+    weights = _not_negative(matrix, right)
+    over = (weights.sum(1) > MOST).nonzero()[:, 0]
     if len(over):
-        weights[over] = _within(matrix[over], right[over], weights[over])
+        weights[over] = _within(matrix[over], right[over])
     return weights
 
 
-def _within(matrix: Tensor, right: Tensor, weights: Tensor) -> Tensor:
+def _within(matrix: Tensor, right: Tensor) -> Tensor:
     """The price of a unit of weight at which their sum is the most that is allowed, by halving."""
     low, high = torch.zeros_like(right[:, :1]), right.amax(1, keepdim=True)
-    for _ in range(40):
+    for _ in range(HALVINGS):
         price = (low + high) / 2
-        weights = _descend(matrix, right - price, weights)
-        beyond = weights.sum(1, keepdim=True) > MOST
+        beyond = _not_negative(matrix, right - price).sum(1, keepdim=True) > MOST
         low, high = torch.where(beyond, price, low), torch.where(beyond, high, price)
-    return weights
+    return _not_negative(matrix, right - high)
 
 
-def _descend(matrix: Tensor, right: Tensor, weights: Tensor) -> Tensor:
-    """Coordinate descent; each window goes on until its own weights have settled, whatever other windows do."""
-    weights, open_ = weights.clone(), torch.arange(len(right), device=right.device)
-    for _ in range(SWEEPS):
+def _not_negative(matrix: Tensor, right: Tensor) -> Tensor:
+    """Least squares without negative weights, by block principal pivoting (Kim and Park 2011): all weights that are of
+    the wrong sign change sides at once, or, where that does not help, the last one alone."""
+    days = right.shape[1]
+    weights, free = torch.zeros_like(right), right > 0
+    open_ = torch.arange(len(right), device=right.device)
+    best, patience = torch.full_like(open_, days + 1), torch.full_like(open_, 3)
+    for _ in range(PIVOTS):
         if not len(open_):
             break
-        # The window comes last: the arithmetic is over all of them at once.
-        own, part = weights[open_].T.contiguous(), matrix[open_].permute(1, 2, 0).contiguous()
-        slope = (part * own).sum(1) - right[open_].T
-        largest = torch.zeros_like(own[0])
-        for _ in range(8):
-            largest.zero_()
-            for number in range(len(own)):
-                size = part[number, number]
-                step = torch.where(size > 0, slope[number] / size.clamp(min=1e-30), own[number])
-                change = (own[number] - step).clamp(min=0) - own[number]
-                own[number] += change
-                slope += part[:, number] * change
-                largest = torch.maximum(largest, change.abs())
-        weights[open_] = own.T
-        open_ = open_[largest > SETTLED]
+        part, own, among = matrix[open_], right[open_], free[open_]
+        both = among[:, :, None] & among[:, None]
+        system = torch.where(both, part, torch.eye(days, dtype=part.dtype, device=part.device))
+        found = torch.linalg.solve(system, torch.where(among, own, 0.0))
+        slope = (part @ found[..., None])[..., 0] - own
+        wrong = torch.where(among, found < 0, slope < -1e-12 * own.abs().amax(1, keepdim=True))
+        weights[open_] = found.clamp(min=0)
+        many = wrong.sum(1)
+        better = many < best[open_]
+        patience[open_] = torch.where(better, 3, patience[open_] - 1)
+        best[open_] = torch.minimum(best[open_], many)
+        last = wrong & (wrong.flip(1).cumsum(1).flip(1) == 1)
+        free[open_] = among ^ torch.where((patience[open_] > 0)[:, None], wrong, last)
+        open_ = open_[many > 0]
     return weights
