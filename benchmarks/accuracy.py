@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import partial
@@ -30,17 +30,20 @@ from scipy import ndimage
 
 from pipelines.console import err, main, out
 from stfgan_xr import simulate, store
-from stfgan_xr.brackets import DatasetSeries, Interval, intervals, series
+from stfgan_xr.brackets import DatasetSeries, Interval, intervals, series, spectra
 from stfgan_xr.checkpoint import read_config, resolve, shipped
 from stfgan_xr.datasets import counts_dataset, read_pairs
 from stfgan_xr.days import from_number, to_number
 from stfgan_xr.grid import Window
 from stfgan_xr.landscape import World
 from stfgan_xr.metrics import scores
+from stfgan_xr.predictors import Predictor, fitted, is_fitted, wants_archive
 from stfgan_xr.predictors.methods import make
 from stfgan_xr.sensors import BANDS, from_reflectance
 
 METHODS = ("linear", "delta", "progress", "stfgan")
+Methods = Callable[[tuple[str, ...], int], Mapping[str, Predictor]]
+"""Predictors by name for bands and a ratio; linear and delta are among them."""
 FIRST_SEED = 301
 STARTS = (date(2019, 2, 1), date(2019, 5, 15), date(2019, 8, 1), date(2020, 3, 1), date(2020, 9, 15))
 SPANS = ((4, 8), (9, 16), (17, 32), (33, 64))
@@ -77,21 +80,32 @@ class Case:
         return min(self.scores[method][name] for method in ("linear", "delta"))
 
 
+def usual(model: Path | None) -> Methods:
+    """:data:`METHODS`, stfgan with some weights."""
+
+    def methods(bands: tuple[str, ...], ratio: int) -> Mapping[str, Predictor]:
+        return {name: make(name, bands, model if name == "stfgan" else None, ratio) for name in METHODS}
+
+    return methods
+
+
 @dataclass(frozen=True)
 class Scene:
-    """What is known of a place, and how a case of it is named."""
+    """What is known of a place, how a case of it is named, and what is compared."""
 
     name: str
     fine: DatasetSeries
     coarse: DatasetSeries
     ratio: int
-    model: Path | None = None
+    methods: Methods
 
-    def predict(self, method: str, kept: Sequence[int], day: int) -> tuple[Interval, Float]:
+    def predict(self, predictor: Predictor, kept: Sequence[int], day: int) -> tuple[Interval, Float]:
         """A method's image of a day from the acquisitions kept."""
-        predictor = make(method, self.fine.bands, self.model if method == "stfgan" else None, self.ratio)
         window, known = Window(0, self.fine.shape[0], 0, self.fine.shape[1]), self.fine.select(kept)
-        interval = next(intervals(known, self.coarse, window, [day], predictor.halo, self.ratio))
+        if is_fitted(predictor):
+            predictor = fitted(predictor, spectra(known))
+        everything = wants_archive(predictor)
+        interval = next(intervals(known, self.coarse, window, [day], predictor.halo, self.ratio, archive=everything))
         return interval, predictor.predict(predictor.prepare(interval.bracket), interval.coarse).mean[0]
 
     def score(
@@ -101,9 +115,9 @@ class Scene:
         """A case, from all acquisitions but those inside the bracket, or from the two days ``alone``."""
         kept = [d for d in self.fine.days if (d in (before, after) if alone else d <= before or d >= after)]
         images, where = {}, known
-        for name in METHODS:
-            interval, images[name] = self.predict(name, kept, day)
-            where = where & _usable(interval, self.ratio)
+        for name, predictor in self.methods(self.fine.bands, self.ratio).items():
+            interval, images[name] = self.predict(predictor, kept, day)
+            where = where & _usable(interval, self.ratio) & np.isfinite(images[name]).all(axis=0)
         if where.mean() < 0.1:
             return None
         found = {name: scores(image, truth, where, self.ratio) for name, image in images.items()}
@@ -144,13 +158,13 @@ def unseen(folder: Path, seed: int, size: int) -> tuple[World, Path]:
     return world, run
 
 
-def simulated(folder: Path, worlds: int, size: int, bands: Sequence[str], model: Path | None) -> Iterator[Case]:
+def simulated(folder: Path, worlds: int, size: int, bands: Sequence[str], methods: Methods) -> Iterator[Case]:
     """A day of each world for each length of the bracket."""
     for seed in range(FIRST_SEED, FIRST_SEED + worlds):
         world, run = unseen(folder, seed, size)
         fine, coarse = (series(store.open_counts(run / f"{name}.zarr"), bands) for name in ("landsat", "modis"))
         scene, draw, sudden = (
-            Scene(f"world {seed}", fine, coarse, 16, model),
+            Scene(f"world {seed}", fine, coarse, 16, methods),
             np.random.default_rng(seed),
             world.abrupt(),
         )
@@ -179,11 +193,17 @@ def _observed(fine: DatasetSeries, clear: dict[int, Bool], day: int) -> tuple[Fl
     return np.nan_to_num(image), clear[day] & ~np.isnan(image).any(axis=0)
 
 
-def salton(model: Path | None, nearest: bool) -> Iterator[Case]:
-    """Triplets of the Salton Sea of at most fifty days, or each day with its neighbours."""
+def salton_sea(methods: Methods) -> Scene:
+    """The Salton Sea."""
     pairs = read_pairs(SALTON)
     fine, coarse = series(pairs.landsat().compute()), series(pairs.modis().compute())
-    scene, clear = Scene("salton sea", fine, coarse, pairs.ratio, model), _clear(fine)
+    return Scene("salton sea", fine, coarse, pairs.ratio, methods)
+
+
+def salton(methods: Methods, nearest: bool) -> Iterator[Case]:
+    """Triplets of the Salton Sea of at most fifty days, or each day with its neighbours."""
+    scene = salton_sea(methods)
+    fine, clear = scene.fine, _clear(scene.fine)
     days = sorted(clear)
     for a, before in enumerate(days):
         for b in range(a + 2, a + 3 if nearest else len(days)):
@@ -195,7 +215,17 @@ def salton(model: Path | None, nearest: bool) -> Iterator[Case]:
                     yield case
 
 
-def pucallpa(model: Path | None) -> Iterator[Case]:
+def given(methods: Methods, triplets: Sequence[tuple[date, date, date]]) -> Iterator[Case]:
+    """Some triplets of the Salton Sea."""
+    scene = salton_sea(methods)
+    clear = _clear(scene.fine)
+    for before, day, after in (map(to_number, triplet) for triplet in triplets):
+        case = scene.score(before, day, after, *_observed(scene.fine, clear, day))
+        if case is not None:
+            yield case
+
+
+def pucallpa(methods: Methods) -> Iterator[Case]:
     """Composites of real Landsat imagery as if ten days apart, coarse images averaged from them, with noise.
 
     The values are stretched for display: only what they are to B means something.
@@ -217,7 +247,7 @@ def pucallpa(model: Path | None) -> Iterator[Case]:
         series(counts_dataset(from_reflectance(array), bands, grid, [from_number(day) for day in on]))
         for array, grid, on in ((np.stack(images), grids[0], days), (daily, grids[1], every))
     )
-    scene = Scene("pucallpa", fine, coarse, 16, model)
+    scene = Scene("pucallpa", fine, coarse, 16, methods)
     for before, day, after, truth in zip(days, days[1:], days[2:], images[1:], strict=False):
         case = scene.score(before, day, after, truth, (truth > 0).all(axis=0), alone=True)
         if case is not None:
@@ -251,20 +281,22 @@ def groups(folder: Path, worlds: int, size: int, model: Path | None, bands: Sequ
         Group(
             f"worlds, {name}",
             f"{worlds} demo worlds, {name}",
-            partial(simulated, folder, worlds, size, subset, model),
+            partial(simulated, folder, worlds, size, subset, usual(model)),
         )
         for name, subset in SUBSETS.items()
         if set(subset) <= set(bands)
     ]
     if SALTON.is_file():
         found += [
-            Group("salton sea", "Salton Sea, triplets within fifty days", partial(salton, model, nearest=False)),
+            Group("salton sea", "Salton Sea, triplets within fifty days", partial(salton, usual(model), nearest=False)),
             Group(
-                "salton sea, nearest", "Salton Sea, each day from its neighbours", partial(salton, model, nearest=True)
+                "salton sea, nearest",
+                "Salton Sea, each day from its neighbours",
+                partial(salton, usual(model), nearest=True),
             ),
         ]
     if PUCALLPA.is_dir():
-        found.append(Group("pucallpa", "Pucallpa, real Landsat with simulated coarse", partial(pucallpa, model)))
+        found.append(Group("pucallpa", "Pucallpa, real Landsat with simulated coarse", partial(pucallpa, usual(model))))
     return found
 
 
@@ -272,7 +304,7 @@ def summary(cases: list[Case]) -> list[dict[str, Any]]:
     """By method: mean scores; RMSE against B: of means, mean, worst, the share up to 1.02, and where abrupt."""
     bar = np.array([case.bar() for case in cases])
     rows = []
-    for name in METHODS:
+    for name in cases[0].scores:
         rmse = np.array([case.scores[name]["rmse"] for case in cases])
         row: dict[str, Any] = {"method": name, "cases": len(cases), "bar": float(bar.mean())}
         for key in SHOWN:
@@ -296,7 +328,7 @@ def by_span(cases: list[Case]) -> list[dict[str, Any]]:
     for least, most in SPANS:
         chosen = [case for case in cases if least <= case.span <= most]
         if chosen:
-            ratios = {m: float(np.mean([c.scores[m]["rmse"] / c.bar() for c in chosen])) for m in METHODS}
+            ratios = {m: float(np.mean([c.scores[m]["rmse"] / c.bar() for c in chosen])) for m in cases[0].scores}
             found.append({"days": f"{least} to {most}", "cases": len(chosen), **ratios})
     return found
 
@@ -351,10 +383,10 @@ def document(results: dict[str, Any]) -> str:
         lines += [*_table(summary(cases)), ""]
         spans = by_span(cases)
         if len(spans) > 1:
-            lines += ["| days of the bracket | cases | " + " | ".join(f"{m} / B" for m in METHODS) + " |"]
-            lines += ["|---" * (len(METHODS) + 2) + "|"]
+            lines += ["| days of the bracket | cases | " + " | ".join(f"{m} / B" for m in cases[0].scores) + " |"]
+            lines += ["|---" * (len(cases[0].scores) + 2) + "|"]
             for row in spans:
-                values = " | ".join(f"{row[method]:.3f}" for method in METHODS)
+                values = " | ".join(f"{row[method]:.3f}" for method in cases[0].scores)
                 lines.append(f"| {row['days']} | {row['cases']} | {values} |")
             lines.append("")
     return "\n".join(lines)

@@ -141,7 +141,9 @@ def spectra(landsat: Series) -> Float:
     found = [np.empty((0, len(landsat.bands)), np.float32)]
     for _ in range(PLACES if landsat.days else 0):
         index = [int(draw.integers(len(landsat.days)))]
-        top, left = (int(draw.integers(side - part + 1)) for side, part in zip(landsat.shape, (rows, columns), strict=True))
+        top, left = (
+            int(draw.integers(side - part + 1)) for side, part in zip(landsat.shape, (rows, columns), strict=True)
+        )
         window = Window(top, top + rows, left, left + columns)
         clear = is_clear(landsat.qa(index, window)[0])
         if clear.any():

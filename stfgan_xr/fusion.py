@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import IntFlag
-from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -22,7 +21,7 @@ from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, re
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
-from stfgan_xr.predictors import Prediction, Predictor, fitted, memory_of, wants_archive
+from stfgan_xr.predictors import Prediction, Predictor, fitted, is_fitted, memory_of, wants_archive
 from stfgan_xr.predictors.uncertainty import SHARES, Calibrated, Uncertainty, calibrated
 from stfgan_xr.sensors import FILL, SCALE, from_reflectance, to_reflectance
 
@@ -285,6 +284,10 @@ def _write_block(
     return store.write_block(path, layout, block, arrays, pixels=pixels, valid=int((valid & inside).sum()))
 
 
+def _fitted(predictor: Predictor, landsat: DatasetSeries) -> Predictor:
+    return fitted(predictor, spectra(landsat)) if is_fitted(predictor) else predictor
+
+
 @dataclass(frozen=True)
 class Job:
     """A fusion that is ready to run: what to read, how, and the layout of the result.
@@ -307,10 +310,15 @@ class Job:
     layout: store.Layout
     options: Options
 
-    def block(self, block: store.Block) -> Delayed:
+    def ready(self) -> Job:
+        """With the global part of the method fitted to a sample of the whole area, if it has one: that reads pixels."""
+        return replace(self, predictor=_fitted(self.predictor, self.landsat))
+
+    def block(self, block: store.Block, predictor: Any = None) -> Delayed:
         """The arrays of one block as a task, which gets just the part of the series that it needs."""
-        sources, *arguments = self._arguments(block)
-        task: Delayed = delayed(fuse_block, pure=False)(*sources, *arguments)
+        sources, own, *arguments = self._arguments(block)
+        method = own if predictor is None else predictor
+        task: Delayed = delayed(fuse_block, pure=False)(*sources, method, *arguments)
         return task
 
     def _arguments(self, block: store.Block) -> tuple[Any, ...]:
@@ -331,8 +339,9 @@ class Job:
 
     def write_tasks(self, path: store.Where, pending: Iterable[store.Block]) -> Iterator[Delayed]:
         """One task for each block: fuse, write whole shards, return the record."""
+        ready = self.ready()
         for block in pending:
-            yield delayed(_write_block, pure=False)(path, self.layout, block, *self._arguments(block))
+            yield delayed(_write_block, pure=False)(path, self.layout, block, *ready._arguments(block))
 
     def memory(self) -> float:
         """Bytes a worker needs for one block, roughly: its arrays, its inputs with halo, and the network's maps."""
@@ -356,7 +365,9 @@ class Job:
 
     def lazy(self) -> xr.Dataset:
         """The result as a Dataset of dask arrays, one chunk a block, decoded to reflectance."""
-        blocks = {block: self.block(block) for block in self.layout.blocks()}
+        # Fitted once for all blocks, and not before values are asked for.
+        method = delayed(_fitted, pure=False)(self.predictor, self.landsat) if is_fitted(self.predictor) else None
+        blocks = {block: self.block(block, method) for block in self.layout.blocks()}
         variables = {
             name: (variable.dims, self._assemble(name, variable, blocks), dict(variable.attributes))
             for name, variable in self.layout.variables.items()
@@ -398,8 +409,7 @@ def plan(
     tile: int = 1024,
     run: int = 32,
 ) -> Job:
-    """Check the inputs against each other and lay out the blocks; reads no pixels, but for a method that is fitted to a
-    sample of them. Arguments as in :func:`fuse`."""
+    """Check the inputs against each other and lay out the blocks; reads no pixels. Arguments as in :func:`fuse`."""
     if uncertainty:
         predictor = calibrated(predictor)
     fine_grid, coarse = _grid(landsat), _grid(modis)
@@ -417,9 +427,10 @@ def plan(
     side = store.tile_for((int(fine_grid.shape[0]), int(fine_grid.shape[1])), tile_step(ratio), tile)
     variables = fused_variables(predictor.bands, _uncertainty(predictor))
     layout = store.Layout(fine_grid, tuple(days), variables, side, min(run, len(days)), ratio)
-    fine, coarse_series = (series(dataset, predictor.bands) for dataset in (landsat, modis))
-    predictor = fitted(predictor, partial(spectra, fine))
-    return Job(fine, coarse_series, predictor, layout, Options(bracket_days, keep_observed))
+    return Job(
+        series(landsat, predictor.bands), series(modis, predictor.bands), predictor, layout,
+        Options(bracket_days, keep_observed),
+    )  # fmt: skip
 
 
 def fuse(

@@ -229,14 +229,14 @@ def _fitted(case: Case, k: int) -> Array:
     slope, level, residual = (np.zeros((bands, height, width)) for _ in range(3))
     for row in range(1, height - 1):
         for column in range(1, width - 1):
-            near = [(r, c) for r in range(row - 1, row + 2) for c in range(column - 1, column + 2) if case.known_today[r, c]]
+            near = [
+                (r, c) for r in range(row - 1, row + 2) for c in range(column - 1, column + 2) if case.known_today[r, c]
+            ]
             for b in range(bands):
                 x = np.array([case.cells[k][b, r, c] for r, c in near])
                 y = np.array([case.target[b, r, c] for r, c in near])
-                if len(x) and np.var(x) > 1e-10:
-                    a = float(np.mean((x - x.mean()) * (y - y.mean())) / np.var(x))
-                else:
-                    a = 1.0
+                told = len(x) > 0 and np.var(x) > 1e-10
+                a = float(np.mean((x - x.mean()) * (y - y.mean())) / np.var(x)) if told else 1.0
                 slope[b, row, column] = a
                 level[b, row, column] = y.mean() - a * x.mean() if len(x) else 0.0
                 residual[b, row, column] = (
@@ -340,10 +340,14 @@ def _class_changes(case: Case, around: list[tuple[int, int]], fractions: Array, 
 def _spline(case: Case, band: int, row: int, column: int) -> float:
     """By an interpolator of all 64 cells, or as weights of each cell where some are unknown."""
     y, x = ((at - case.margin + 0.5) / case.ratio - 0.5 + case.halo for at in (row, column))
-    cells = [(r, c) for r in range(math.floor(y) - 3, math.floor(y) + 5) for c in range(math.floor(x) - 3, math.floor(x) + 5)]
+    cells = [
+        (r, c) for r in range(math.floor(y) - 3, math.floor(y) + 5) for c in range(math.floor(x) - 3, math.floor(x) + 5)
+    ]
     known = np.array([case.known_today[cell] for cell in cells], float)
     values = np.array([case.target[band][cell] for cell in cells]) * known
-    both = interpolate.RBFInterpolator(np.array(cells, float), np.column_stack([values, known]), kernel="thin_plate_spline")
+    both = interpolate.RBFInterpolator(
+        np.array(cells, float), np.column_stack([values, known]), kernel="thin_plate_spline"
+    )
     value, weight = both([[y, x]])[0]
     return float(value / max(weight, 0.25))
 
@@ -372,7 +376,9 @@ def robot(case: Case, step: int) -> Array:
             ]  # fmt: skip
             found = np.zeros(len(days))
             if used:
-                parts = [([images[n][:, rows, columns][:, usable] for n in used], near[:, rows, columns][:, usable], 1.0)]
+                parts = [
+                    ([images[n][:, rows, columns][:, usable] for n in used], near[:, rows, columns][:, usable], 1.0)
+                ]
                 if case.known_today[cell].all():
                     parts.append(([stored[n][:, *cell] for n in used], case.target[:, *cell], float(ratio)))
                 found[used] = _nonnegative(parts)

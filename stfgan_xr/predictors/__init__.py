@@ -9,7 +9,6 @@ before a run (``fit``), so that what is fitted to them is the same in every tile
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -147,7 +146,7 @@ class Predictor(Protocol):
     """A fusion method.
 
     It may have, besides: ``memory(rows, columns, days)``, see :func:`memory_of`; ``archive = True``, if brackets are to
-    hold all observations; ``fit(spectra)``, see :func:`fitted`.
+    hold all observations; ``fit(spectra)``, if a part of it is fitted to a sample of the whole area (:func:`fitted`).
 
     Attributes
     ----------
@@ -190,18 +189,20 @@ def wants_archive(predictor: Predictor) -> bool:
     return bool(getattr(predictor, "archive", False))
 
 
-def fitted(predictor: Predictor, spectra: Callable[[], Float]) -> Predictor:
-    """A method whose global part is fitted, once before a run; others as they are.
+def is_fitted(predictor: Predictor) -> bool:
+    """Whether a method has a part that is fitted once before a run."""
+    return hasattr(predictor, "fit")
+
+
+def fitted(predictor: Predictor, spectra: Float) -> Predictor:
+    """A method with its global part fitted; one without is returned as it is.
 
     Parameters
     ----------
     predictor
         If it has a method ``fit(spectra)``, its result is returned.
     spectra
-        Gives ``(pixel, band)`` reflectance, a seeded sample of the observations of the whole area.
+        ``(pixel, band)`` reflectance, a seeded sample of the observations of the whole area.
     """
     fit = getattr(predictor, "fit", None)
-    if fit is None:
-        return predictor
-    found: Predictor = fit(spectra())
-    return found
+    return predictor if fit is None else fit(spectra)

@@ -105,18 +105,19 @@ class ESTARFM(Windowed):
         changes = [pair.up(today.image - other) for other in (pair.coarse_before, pair.coarse_after)]
         means = [window_means(change, today.usable, self.radius) for change in changes]
         shared = _shared(prepared, torch.cat(changes), today.usable).chunk(2)
-        sides = [
+        before, after = (
             ground.inner(fine) + torch.where(rich, prepared.slope * own, mean.float())
             for fine, own, mean in zip(ground.fine, shared, means, strict=True)
-        ]
+        )
         total = means[0].abs() + means[1].abs()
         # 1 / |change| of either side, normalised.
         share = torch.where(total > 0, means[0].abs() / total, 0.5).float()
-        found = torch.lerp(*sides, share)
+        found = torch.lerp(before, after, share)
         beyond = ((found < 0) | (found > 1)) & (similar.found > 0)
         if beyond.any():
-            levels = torch.lerp(*_shared(prepared, torch.cat(ground.fine), ground.usable).chunk(2), share)
-            found = torch.where(beyond, levels, found)
+            levels = _shared(prepared, torch.cat(ground.fine), ground.usable)
+            bands = len(found)
+            found = torch.where(beyond, torch.lerp(levels[:bands], levels[bands:], share), found)
         return found.masked_fill_(~ground.inner(today.usable), torch.nan)
 
 
@@ -152,7 +153,7 @@ def _slopes(ground: Ground, similar: Similar) -> Tensor:
         sums = torch.zeros((6, len(places), bands), dtype=torch.float64, device=table.device)
         # One after the other: what is decided by the sums must not depend on the tile.
         for place, counts in zip(places.T, there.T, strict=True):
-            before, after, *fine = (part * counts[:, None] for part in table[place].double().split(bands, dim=1))
+            before, after, *fine = (part * counts[:, None] for part in torch.split(table[place].double(), bands, dim=1))
             sums[5] += after - before
             for x, y in zip((before, after), fine, strict=True):
                 for total, part in zip(sums, (x, y, x * x, x * y, y * y), strict=False):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -126,7 +126,9 @@ class FSDAF(Windowed):
         """
         different = np.unique(spectra, axis=0).astype(np.float64)
         if len(different) < self.classes:
-            raise InputError(f"fsdaf: {len(different)} different clear spectra are not enough for {self.classes} classes")
+            raise InputError(
+                f"fsdaf: {len(different)} different clear spectra are not enough for {self.classes} classes"
+            )
         # From dark to bright in equal parts, and on from there: no chance in it.
         parts = np.array_split(different[np.argsort(different.sum(1), kind="stable")], self.classes)
         with warnings.catch_warnings():
@@ -161,8 +163,8 @@ class FSDAF(Windowed):
         same = torch.stack([window_sums(ground.near(mask, margin + around).long(), around) for mask in masks])
         own = ground.near(classes, margin)
         homogeneity = (same.gather(0, own[None])[0] / same.sum(0).clamp(min=1)).float()
-        near = (ground.near(image, self.radius) for image in (fine, ground.usable))
-        similar = most_similar(*near, self.radius, self.count)
+        image, usable = (ground.near(part, self.radius) for part in (fine, ground.usable))
+        similar = most_similar(image, usable, self.radius, self.count)
         purest, there = order[:, :PUREST], pure[:, :PUREST] > 0
         return Side(ground.near(fine, margin), coarse, own, homogeneity, fractions, purest, there, similar)
 
@@ -242,7 +244,8 @@ def class_changes(side: Side, today: Day) -> Tensor:
     matrix = side.fractions.mT @ weighted
     right = weighted.mT @ (around - mean)[..., None]
     matrix.diagonal(dim1=-2, dim2=-1).add_(PRIOR)
-    return mean + torch.linalg.solve(matrix, right)[..., 0]
+    found: Tensor = mean + torch.linalg.solve(matrix, right)[..., 0]
+    return found
 
 
 def _surroundings(cells: Tensor) -> Tensor:
@@ -285,7 +288,7 @@ def spline_weights(ratio: int) -> Tensor:
     """
     side = 2 * AROUND + 1
     at = (np.arange(ratio) + 0.5) / ratio - 0.5
-    near = np.arange(-AROUND, AROUND + 1)
+    near = np.arange(-AROUND, AROUND + 1, dtype=np.int64)
     out = np.zeros((ratio, ratio, side, side), np.float64)
     halves = [(at < 0, near[:-1]), (at >= 0, near[1:])]
     for rows, down in halves:
@@ -298,7 +301,7 @@ def spline_weights(ratio: int) -> Tensor:
     return torch.from_numpy(out.reshape(ratio * ratio, side * side)).float()
 
 
-def _grid(down: Array, right: Array) -> Array:
+def _grid(down: npt.NDArray[Any], right: npt.NDArray[Any]) -> Array:
     return np.stack(np.meshgrid(down, right, indexing="ij"), -1).reshape(-1, 2).astype(np.float64)
 
 

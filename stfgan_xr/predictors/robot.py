@@ -81,7 +81,7 @@ class Products:
         return (self.of_two - low * sums + low**2 * self.count[:, None, None]) * self._scale()[:, None, None] ** 2
 
     def right(self, products: Tensor, total: Tensor) -> Tensor:
-        """Products ``(window, day)`` with an image so normalised, from those with the image and its sums ``(window,)``."""
+        """Products ``(window, day)`` with an image so normalised, from those with the image and its sums."""
         low = self.low[:, None]
         centred = products - low * (self.of_each + total[:, None]) + low**2 * self.count[:, None]
         return centred * self._scale()[:, None] ** 2
@@ -186,8 +186,9 @@ class ROBOT(Windowed):
                 parts = self._interpolated(torch.cat([away[None], maps * away]), strip, columns)
                 found[:, strip] += self._lacking(prepared, today, parts, strip.start)
         # Where no acquisition can be used there is nothing to mix.
-        none = self._interpolated((~prepared.used.any(1)).float().reshape(1, *prepared.windows), slice(0, len(found[0])), columns)
-        return found.masked_fill_(~ground.inner(today.usable) | (none[0] > 0), torch.nan)
+        none = (~prepared.used.any(1)).float().reshape(1, *prepared.windows)
+        empty = self._interpolated(none, slice(0, found.shape[1]), columns)[0] > 0
+        return found.masked_fill_(~ground.inner(today.usable) | empty, torch.nan)
 
     def _interpolated(self, maps: Tensor, strip: slice, columns: int) -> Tensor:
         """Values of windows at the pixels of some rows; the centres of windows lie at whole steps."""
@@ -240,7 +241,8 @@ def filled_in_time(images: Tensor, days: Sequence[int]) -> Tensor:
     Tensor
         Of the same shape; 0 where no day has an observation.
 
-    >>> filled_in_time(torch.tensor([1.0, torch.nan, 5.0, torch.nan]).reshape(4, 1, 1, 1), (0, 1, 4, 9)).flatten().tolist()
+    >>> images = torch.tensor([1.0, torch.nan, 5.0, torch.nan]).reshape(4, 1, 1, 1)
+    >>> filled_in_time(images, (0, 1, 4, 9)).flatten().tolist()
     [1.0, 2.0, 5.0, 5.0]
     """
     gaps = images.isnan().any(1, keepdim=True)

@@ -53,14 +53,15 @@ class STARFM(Windowed):
     Attributes
     ----------
     classes
-        Of the land, more of them make similar pixels more alike.
+        Of the land, more of them make similar pixels more alike. Four are usual; but a band alone tells little, and in
+        wide windows over fields with sharp edges neighbours of any kind pass then (``benchmarks/methods.md``).
     count
         Similar pixels at most, of a band and side.
     pairs
         2: both observations of the bracket; 1: the one nearest in time, of two equally near the earlier.
     """
 
-    classes: int = 4
+    classes: int = 16
     count: int = 20
     pairs: Literal[1, 2] = 2
 
@@ -93,11 +94,11 @@ class STARFM(Windowed):
         today = ground.on(coarse, day)
         pair = ground.pair
         changes = tuple(pair.up(today.image - other) for other in (pair.coarse_before, pair.coarse_after))
-        centres = [ground.inner(fine + change) for fine, change in zip(ground.fine, changes, strict=True)]
+        before, after = (ground.inner(fine + change) for fine, change in zip(ground.fine, changes, strict=True))
         near = ground.before_is_nearer(day)
         allowed = (None, None) if self.pairs == 2 else (near, ~near)
         share = ground.inner(weight_after(pair, day)) if self.pairs == 2 else (~near).float()
-        found = torch.lerp(*centres, share[None].to(centres[0].dtype))
+        found = torch.lerp(before, after, share[None].to(before.dtype))
         for band, out in enumerate(found):
             sides = [
                 _Side(fine[band], departure[band], change[band], similar[band], where)
@@ -137,7 +138,7 @@ class _Side:
 
 def _weigh(sides: list[_Side], usable: Tensor, margin: int, out: Tensor) -> None:
     """Weighted means of the candidates of all sides, written where there are any."""
-    for strip in strips(*out.shape, STRIP // 4):
+    for strip in strips(out.shape[0], out.shape[1], STRIP // 4):
         parts = zip(*(side.candidates(usable, strip, margin) for side in sides), strict=True)
         predicted, products, left = (torch.cat(part, dim=1) for part in parts)
         weights = torch.where(left & (products > 0), 1 / products, 0.0)

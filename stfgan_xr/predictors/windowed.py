@@ -82,7 +82,8 @@ class Ground:
     def near(self, image: Tensor, margin: int) -> Tensor:
         """An image ``(..., Y, X)`` with a smaller margin."""
         cut = self.pair.margin - margin
-        return image[..., cut : image.shape[-2] - cut, cut : image.shape[-1] - cut]
+        part: Tensor = image[..., cut : image.shape[-2] - cut, cut : image.shape[-1] - cut]
+        return part
 
     def on(self, coarse: CoarseWindow, day: int) -> Day:
         """A day on the cells of the bracket."""

@@ -327,9 +327,7 @@ def weighted_means(images: Tensor, usable: Tensor, similar: Similar, weights: Ca
     table = torch.cat([images * usable, usable[None].to(images.dtype)]).flatten(1).T.contiguous()
     found = torch.empty((len(images), *similar.shape), device=images.device)
     for strip in strips(*similar.shape):
-        sums = functional.embedding_bag(
-            similar.places(strip), table, mode="sum", per_sample_weights=weights(strip)
-        )
+        sums = functional.embedding_bag(similar.places(strip), table, mode="sum", per_sample_weights=weights(strip))
         means = sums[:, :-1] / sums[:, -1:].clamp(min=1e-12)
         found[:, strip] = means.T.reshape(len(images), -1, similar.shape[1])
     return found
