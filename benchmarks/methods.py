@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from datetime import date, timedelta
 from functools import partial
@@ -59,6 +59,7 @@ FOR_ONE_DAY = {"estarfm": 108, "starfm": 358, "fitfc": 54}
 SIZE, DAYS, FIRST = 512, 16, date(2020, 3, 1)
 FINE_DAYS = tuple(FIRST + timedelta(days=n) for n in (-64, -48, -32, -16, 0, DAYS + 1, 33, 49, 65, 81))
 COARSE_DAYS = tuple(sorted({*FINE_DAYS, *(FIRST + timedelta(days=n) for n in range(DAYS + 2))}))
+PARTS = ("triplets", "nearest", "worlds", "speed")
 RESULTS, DOCUMENT = Path(__file__).parent / "results" / "methods.json", Path(__file__).parent / "methods.md"
 
 
@@ -75,25 +76,17 @@ def methods(bands: tuple[str, ...], ratio: int, radius: int | None = None) -> Ma
     return found
 
 
-def accuracy(worlds: int, size: int, folder: Path) -> dict[str, dict[str, Any]]:
-    """Cases by group."""
+def groups(worlds: int, size: int, folder: Path) -> dict[str, tuple[str, Callable[[], Iterable[Case]]]]:
+    """What is scored: a title, and what gives its cases."""
     small: Methods = partial(methods, radius=7)
-    groups = {}
+    found: dict[str, tuple[str, Callable[[], Iterable[Case]]]] = {}
     if SALTON.is_file():
-        groups = {
-            "triplets": ("Salton Sea, four triplets, windows 15 x 15", lambda: given(small, TRIPLETS)),
-            "nearest": ("Salton Sea, each day from its neighbours, windows 15 x 15", lambda: salton(small, True)),
+        found = {
+            "triplets": ("Salton Sea, four triplets, windows 15 x 15", partial(given, small, TRIPLETS)),
+            "nearest": ("Salton Sea, each day from its neighbours, windows 15 x 15", partial(salton, small, True)),
         }
-    if worlds:
-        groups["worlds"] = (
-            f"{worlds} demo worlds, six bands, windows as they come",
-            lambda: simulated(folder, worlds, size, BANDS, methods),
-        )
-    found = {}
-    for key, (title, cases) in groups.items():
-        found[key] = {"title": title, "cases": [asdict(case) for case in cases()]}
-        err.print(f"{title}: done", highlight=False)
-    return found
+    title = f"{worlds} demo worlds of {size} pixels, six bands, windows as they come"
+    return found | {"worlds": (title, partial(simulated, folder, worlds, size, BANDS, methods))}
 
 
 def region(folder: Path, size: int) -> Path:
@@ -226,23 +219,28 @@ def command(
     folder: Annotated[Path | None, typer.Option(help="Where worlds are kept between runs.")] = None,
     measure_: Annotated[str | None, typer.Option("--measure", help="One method in this process, as JSON.")] = None,
     region_: Annotated[Path | None, typer.Option("--region", help="Of --measure.")] = None,
-    only: Annotated[str | None, typer.Option(help="accuracy or speed; the other is kept as it was.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help=f"Parts of {', '.join(PARTS)}; the others are kept.")] = None,
 ) -> None:
     """Compare all methods and write benchmarks/methods.md."""
     if measure_ is not None and region_ is not None:
         print(json.dumps(measure(measure_, region_)))
         return
-    old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"accuracy": {}, "speed": {}}
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"accuracy": {}, "speed": {}}
+    results |= {"command": "python -m benchmarks.methods", "weights": read_config(shipped())["sha256"]}
     with tempfile.TemporaryDirectory() as scratch:
-        found = {
-            "accuracy": old["accuracy"] if only == "speed" else accuracy(worlds, size, folder or Path(scratch)),
-            "speed": old["speed"] if only == "accuracy" else speed(Path(scratch), side),
-        }
-    shown = "python -m benchmarks.methods" + (f" --worlds {worlds}" if worlds != 4 else "")
-    results = {"command": shown, "weights": read_config(shipped())["sha256"], "size": side, **found}
+        for key, (title, cases) in groups(worlds, size, folder or Path(scratch)).items():
+            if key in (only or PARTS):
+                results["accuracy"][key] = {"title": title, "cases": [asdict(case) for case in cases()]}
+                _write(results)
+        if "speed" in (only or PARTS):
+            results |= {"speed": speed(Path(scratch), side), "size": side}
+            _write(results)
+    out.print(DOCUMENT.read_text(encoding="utf-8"), markup=False)
+
+
+def _write(results: dict[str, Any]) -> None:
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     DOCUMENT.write_text(document(results), encoding="utf-8")
-    out.print(DOCUMENT.read_text(encoding="utf-8"), markup=False)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def test_estarfm_is_what_its_description_says(seed: int, ratio: int, holes: floa
     bracket, coarse = made(seed, method.halo, ratio, (2, 3), holes)
     prepared = method.prepare(bracket)
     assert 0.1 < (prepared.slope != 1).float().mean() < 1
-    assert (prepared.similar.found > 5).float().mean() > 0.3
+    assert (prepared.similar.found > 5).float().mean() > 0.1
     agree(predicted(method, bracket, coarse), literal.estarfm(Case(bracket, coarse), 5))
 
 
@@ -243,15 +243,17 @@ def test_what_is_not_clear_has_no_part_in_any_pixel(name: str) -> None:
 
 def test_a_long_gap_of_the_coarse_series_is_left_out_of_windows() -> None:
     """Where no coarse value can be made up nothing is told, and around it the rest of the windows is taken."""
-    cubes = Scene(height=96, width=96, cloud=0, gap=0, days=60, acquired=(3, 50))
-    cubes.modis.qa.values[8:45, :3, :] = 1
+    cubes = Scene(height=224, width=64, cloud=0, gap=0, days=60, acquired=(3, 50))
+    cubes.modis.qa.values[8:45, :12] = 1
     landsat, modis = series(cubes.landsat, BANDS), series(cubes.modis, BANDS)
-    for name in ("starfm", "estarfm", "fitfc", "fsdaf"):
-        method = fitted(replace(make(name, BANDS), radius=6), spectra(landsat))  # type: ignore[type-var]
-        found = fuse_block(landsat, modis, method, Window(0, 96, 0, 96), [landsat.days[0] + 24], Options())
+    window, days = Window(0, 224, 0, 64), [landsat.days[0] + 23]
+    for name in WINDOWED:
+        method = make(name, BANDS) if name == "robot" else replace(make(name, BANDS), radius=6)  # type: ignore[type-var]
+        found = fuse_block(landsat, modis, fitted(method, spectra(landsat)), window, days, Options())
+        # What is filled reaches over eight cells, what is interpolated half a cell less.
         valid = found["red"][0] != -32768
-        assert not valid[:16].any()
-        assert valid[48:].all()
+        assert not valid[:64].any()
+        assert valid[80:].all()
 
 
 def test_on_the_demo_world_each_is_better_than_persistence_and_estarfm_than_starfm(finished: Path) -> None:
