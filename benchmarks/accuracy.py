@@ -37,7 +37,7 @@ from stfgan_xr.days import from_number, to_number
 from stfgan_xr.grid import Window
 from stfgan_xr.landscape import World
 from stfgan_xr.metrics import scores
-from stfgan_xr.predictors import Predictor, fitted, is_fitted, wants_archive
+from stfgan_xr.predictors import Predictor, cloud_reach, fitted, is_fitted, wants_archive
 from stfgan_xr.predictors.methods import make
 from stfgan_xr.sensors import BANDS, from_reflectance
 
@@ -104,8 +104,8 @@ class Scene:
         window, known = Window(0, self.fine.shape[0], 0, self.fine.shape[1]), self.fine.select(kept)
         if is_fitted(predictor):
             predictor = fitted(predictor, spectra(known))
-        everything = wants_archive(predictor)
-        interval = next(intervals(known, self.coarse, window, [day], predictor.halo, self.ratio, archive=everything))
+        more = {"archive": wants_archive(predictor), "cloud_reach": cloud_reach(predictor)}
+        interval = next(intervals(known, self.coarse, window, [day], predictor.halo, self.ratio, **more))
         return interval, predictor.predict(predictor.prepare(interval.bracket), interval.coarse).mean[0]
 
     def score(

@@ -39,7 +39,7 @@ from stfgan_xr.datasets import counts_dataset
 from stfgan_xr.days import to_number
 from stfgan_xr.grid import RATIO, Window, coarse_grid
 from stfgan_xr.landscape import World
-from stfgan_xr.predictors import Predictor, fitted, is_fitted, wants_archive
+from stfgan_xr.predictors import Predictor, cloud_reach, fitted, is_fitted, wants_archive
 from stfgan_xr.predictors.methods import METHODS, make
 from stfgan_xr.sensors import BANDS, from_reflectance
 
@@ -121,7 +121,8 @@ def measure(name: str, path: Path) -> dict[str, float]:
         method = fitted(method, spectra(fine))
     targets = [to_number(FIRST + timedelta(days=number)) for number in range(1, DAYS + 1)]
     window = Window(0, size, 0, size)
-    interval = next(intervals(fine, coarse, window, targets, method.halo, RATIO, archive=wants_archive(method)))
+    more = {"archive": wants_archive(method), "cloud_reach": cloud_reach(method)}
+    interval = next(intervals(fine, coarse, window, targets, method.halo, RATIO, **more))
     begun = time.process_time()
     prepared = method.prepare(interval.bracket)
     between = time.process_time()

@@ -99,7 +99,7 @@ class Timed:
             "seconds": self.clock.seconds / self.clock.given if self.clock.given else None,
             "memory_mib": memory_of(self.predictor, *sides, 1) / 2**20,
             # Halos of networks are measured: what lies beyond is less than a count.
-            "tiles": "within 1 count" if hasattr(self.predictor, "sha256") else "the same",
+            "tiles": "1 count" if hasattr(self.predictor, "sha256") else "the same",
         }
 
 
@@ -226,10 +226,10 @@ def _draw_parts(kind: str, found: Mapping[str, Any], counts: Mapping[str, int] |
 
 def _draw_all(title: str, table: evaluation.Table, costs: Mapping[str, Mapping[str, Any]]) -> Drawn:
     """One row a method: RMSE, also of each class of change, and cost."""
-    note = f"rmse also by class; s/Mpx/day: here, where an interval has few days; MiB: stated for {BLOCK} pixels a side"
+    note = f"rmse also by class; s/Mpx of a day, here, where intervals have few; MiB: of {BLOCK} x {BLOCK} pixels"
     drawn = Drawn(title=title, caption=note, title_justify="left", caption_justify="left")
     classes = list(next(iter(table.values())).class_means)
-    for name in ("method", "rmse", *classes, "s/Mpx/day", "MiB", "tiles"):
+    for name in ("method", "rmse", *classes, "s/Mpx", "MiB", "tiles"):
         drawn.add_column(name, justify="left" if name in ("method", "tiles") else "right")
     for name, result in table.items():
         cost, means = costs[name], result.class_means

@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from scipy import ndimage
 
 from stfgan_xr.days import to_numbers
 from stfgan_xr.errors import InputError
@@ -379,6 +380,15 @@ class _Fine:
             out[:, here] = self._image(int(index))[:, here]
         return out
 
+    def cloud_distances(self, chosen: Index, reach: int) -> Float:
+        """Pixels ``(y, x)`` over ``inside``, at most ``reach``, to what is not clear in the chosen acquisitions."""
+        out = np.full(self.inside.shape, reach, np.float32)
+        for index in np.unique(chosen[chosen != NONE]):
+            here, clear = chosen == index, self.clear[int(index)]
+            if not clear.all():
+                out[here] = np.minimum(ndimage.distance_transform_edt(clear), reach)[here]
+        return out
+
     def _image(self, index: int) -> Float:
         if index not in self.images:
             while len(self.images) > 3:  # an interval shares most of its days with the last one, not with older ones
@@ -466,6 +476,7 @@ def intervals(
     ratio: int,
     bracket_days: int = 64,
     archive: bool = False,
+    cloud_reach: int = 0,
 ) -> Iterator[Interval]:
     """The target days of a block in runs that share their observations, with everything a predictor needs.
 
@@ -485,6 +496,8 @@ def intervals(
         Observations further from a target day are not used.
     archive
         Brackets hold all observations of the series as well, however far.
+    cloud_reach
+        Fine pixels, at most ``halo.fine``, up to which brackets hold distances to clouds; 0: they hold none.
 
     Yields
     ------
@@ -500,7 +513,16 @@ def intervals(
     coarse = _read_coarse(modis, place.wide, *reach)
     everything = _archive(place, fine, coarse) if archive else None
     for run, choice in _runs(fine, days, bracket_days):
-        yield _interval(place, fine, coarse, run, choice, everything)
+        interval = _interval(place, fine, coarse, run, choice, everything)
+        yield _with_clouds(interval, place, fine, choice, cloud_reach) if cloud_reach else interval
+
+
+def _with_clouds(interval: Interval, place: _Place, fine: _Fine, choice: _Choice, reach: int) -> Interval:
+    """An interval whose bracket tells how far clouds are."""
+    before, after = (
+        place.fine(fine.cloud_distances(chosen, reach), place.inside) for chosen in (choice.before, choice.after)
+    )
+    return replace(interval, bracket=replace(interval.bracket, cloud_before=before, cloud_after=after))
 
 
 def _archive(place: _Place, fine: _Fine, coarse: _Coarse) -> Archive:

@@ -21,7 +21,7 @@ from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, re
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
-from stfgan_xr.predictors import Prediction, Predictor, fitted, is_fitted, memory_of, wants_archive
+from stfgan_xr.predictors import Prediction, Predictor, cloud_reach, fitted, is_fitted, memory_of, wants_archive
 from stfgan_xr.predictors.uncertainty import SHARES, Calibrated, Uncertainty, calibrated
 from stfgan_xr.sensors import FILL, SCALE, from_reflectance, to_reflectance
 
@@ -246,8 +246,8 @@ def fuse_block(
     ratio = landsat.shape[0] // modis.shape[0]
     canvas = _Canvas.empty(window, landsat.shape, len(days), predictor, ratio)
     at = 0
-    everything = wants_archive(predictor)
-    for interval in intervals(landsat, modis, window, days, predictor.halo, ratio, options.bracket_days, everything):
+    more = {"archive": wants_archive(predictor), "cloud_reach": cloud_reach(predictor)}
+    for interval in intervals(landsat, modis, window, days, predictor.halo, ratio, options.bracket_days, **more):
         if interval.missing.all() and not options.keep_observed:
             at += len(interval.days)
             continue

@@ -22,6 +22,7 @@ from stfgan_xr.files import as_folder
 from stfgan_xr.fusion import Options, fuse_block
 from stfgan_xr.grid import Halo, Window
 from stfgan_xr.predictors import Archive, Bracket, CoarseWindow, Predictor, fitted, wants_archive
+from stfgan_xr.predictors.efast import EFAST
 from stfgan_xr.predictors.estarfm import ESTARFM
 from stfgan_xr.predictors.fitfc import FitFC
 from stfgan_xr.predictors.fsdaf import FSDAF
@@ -225,6 +226,36 @@ def test_tiles_of_whole_cubes_do_not_change_a_single_pixel_with_windows_as_they_
 
 
 @pytest.mark.parametrize("name", WINDOWED)
+def test_observations_near_their_clouds_count_less() -> None:
+    """Weights by hand, and the same in any tile."""
+    cubes = Scene(height=96, width=64, seed=3, cloud=0.2, gap=0, acquired=(3, 19), days=25)
+    landsat, modis, method = series(cubes.landsat, BANDS), series(cubes.modis, BANDS), EFAST(BANDS, cloud_reach=20)
+    target = landsat.days[0] + 5
+    whole = fuse_block(landsat, modis, method, Window(0, 96, 0, 64), [target], Options())
+    plain = {
+        n: fuse_block(landsat, modis, make(n, BANDS), Window(0, 96, 0, 64), [target], Options()) for n in ("delta",)
+    }
+    one_side = []
+    for number in (0, 1):
+        only = landsat.select([landsat.days[number]])
+        one_side.append(
+            fuse_block(only, modis, make("delta", BANDS), Window(0, 96, 0, 64), [target], Options())["nir"][0]
+        )
+    cloudy = [np.argwhere(landsat.qa([number], Window(0, 96, 0, 64))[0] != 0) for number in (0, 1)]
+    both = (landsat.qa([0, 1], Window(0, 96, 0, 64)) == 0).all(0)
+    differ = 0
+    for row, column in np.argwhere(both)[::97]:
+        trust = [min(np.sqrt(((at - (row, column)) ** 2).sum(1)).min(), 20) / 20 for at in cloudy]
+        share = trust[1] * 5 / 16 / (trust[1] * 5 / 16 + trust[0] * 11 / 16)
+        expected = (1 - share) * one_side[0][row, column] + share * one_side[1][row, column]
+        assert abs(whole["nir"][0, row, column] - expected) <= 1.5
+        differ += int(abs(int(whole["nir"][0, row, column]) - int(plain["delta"]["nir"][0, row, column])) > 2)
+    assert differ > 5
+    part = fuse_block(landsat, modis, method, Window(16, 48, 32, 64), [target], Options())
+    for variable in (*BANDS, "qa"):
+        np.testing.assert_array_equal(part[variable], whole[variable][:, 16:48, 32:64])
+
+
 def test_what_is_not_clear_has_no_part_in_any_pixel(name: str) -> None:
     """Other values under the clouds and in the gaps: the same result."""
     method, cubes = small(name, 16), scene(16)

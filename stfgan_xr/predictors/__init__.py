@@ -26,6 +26,10 @@ def cropped(array: npt.NDArray[Any], cut: int) -> npt.NDArray[Any]:
     return np.ascontiguousarray(array[..., cut : array.shape[-2] - cut, cut : array.shape[-1] - cut])
 
 
+def _cropped(array: npt.NDArray[Any] | None, cut: int) -> npt.NDArray[Any] | None:
+    return None if array is None else cropped(array, cut)
+
+
 @dataclass(frozen=True)
 class Archive:
     """All fine observations of a block, with the halo of its bracket, and the coarse images of their days.
@@ -73,6 +77,9 @@ class Bracket:
         ``(CY, CX)``, where both coarse images are known. None: everywhere.
     archive
         All observations, for methods that ask for them.
+    cloud_before, cloud_after
+        ``(Y, X)`` float32, for methods that ask for them: fine pixels from the observations to the nearest pixel that
+        is not clear in the same image, exact up to the reach that was asked for.
     """
 
     fine_before: Float
@@ -86,6 +93,8 @@ class Bracket:
     known: Bool | None = None
     coarse_known: Bool | None = None
     archive: Archive | None = None
+    cloud_before: Float | None = None
+    cloud_after: Float | None = None
 
     def within(self, halo: Halo) -> Bracket:
         """The same with a smaller halo."""
@@ -102,9 +111,11 @@ class Bracket:
             day_after=cropped(self.day_after, fine),
             coarse_before=cropped(self.coarse_before, coarse),
             coarse_after=cropped(self.coarse_after, coarse),
-            known=None if self.known is None else cropped(self.known, fine),
-            coarse_known=None if self.coarse_known is None else cropped(self.coarse_known, coarse),
+            known=_cropped(self.known, fine),
+            coarse_known=_cropped(self.coarse_known, coarse),
             archive=archive,
+            cloud_before=_cropped(self.cloud_before, fine),
+            cloud_after=_cropped(self.cloud_after, fine),
         )
 
 
@@ -127,8 +138,7 @@ class CoarseWindow:
 
     def crop(self, cut: int) -> CoarseWindow:
         """The same without ``cut`` cells on every side."""
-        known = None if self.known is None else cropped(self.known, cut)
-        return replace(self, series=cropped(self.series, cut), known=known)
+        return replace(self, series=cropped(self.series, cut), known=_cropped(self.known, cut))
 
 
 @dataclass(frozen=True)
@@ -146,7 +156,8 @@ class Predictor(Protocol):
     """A fusion method.
 
     It may have, besides: ``memory(rows, columns, days)``, see :func:`memory_of`; ``archive = True``, if brackets are to
-    hold all observations; ``fit(spectra)``, if a part of it is fitted to a sample of the whole area (:func:`fitted`).
+    hold all observations; ``fit(spectra)``, if a part of it is fitted to a sample of the whole area (:func:`fitted`);
+    ``cloud_reach``, fine pixels up to which brackets are to hold distances to clouds.
 
     Attributes
     ----------
@@ -187,6 +198,11 @@ def memory_of(predictor: Predictor, rows: int, columns: int, days: int) -> int:
 def wants_archive(predictor: Predictor) -> bool:
     """Whether a method asks for all observations of a block."""
     return bool(getattr(predictor, "archive", False))
+
+
+def cloud_reach(predictor: Predictor) -> int:
+    """Fine pixels up to which a method asks for distances to clouds; 0: it does not."""
+    return int(getattr(predictor, "cloud_reach", 0))
 
 
 def is_fitted(predictor: Predictor) -> bool:

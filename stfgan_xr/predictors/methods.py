@@ -8,6 +8,7 @@ from pathlib import Path
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import RATIO
 from stfgan_xr.predictors import Predictor
+from stfgan_xr.predictors.efast import EFAST
 from stfgan_xr.predictors.estarfm import ESTARFM
 from stfgan_xr.predictors.fitfc import FitFC
 from stfgan_xr.predictors.fsdaf import FSDAF
@@ -16,11 +17,11 @@ from stfgan_xr.predictors.robot import ROBOT
 from stfgan_xr.predictors.simple import Delta, Linear, Persistence
 from stfgan_xr.predictors.starfm import STARFM
 
-_SIMPLE = {"persistence": Persistence, "linear": Linear, "delta": Delta}
+_SIMPLE = {"persistence": Persistence, "linear": Linear, "delta": Delta, "efast": EFAST}
 _OF_RATIO = {"progress": Progress, "starfm": STARFM, "estarfm": ESTARFM, "fitfc": FitFC, "fsdaf": FSDAF, "robot": ROBOT}
-USUAL = ("stfgan", "progress", *_SIMPLE)
+USUAL = ("stfgan", "progress", "persistence", "linear", "delta")
 """Methods that are compared if none is named."""
-METHODS = tuple(dict.fromkeys((*USUAL, *_OF_RATIO)))
+METHODS = tuple(dict.fromkeys((*USUAL, *_SIMPLE, *_OF_RATIO)))
 """Names of the methods, the default first."""
 
 

@@ -70,16 +70,16 @@ def linear(pair: BracketTensors, day: int) -> Tensor:
     return torch.lerp(pair.fine_before, pair.fine_after, weight_after(pair, day)[None])
 
 
-def delta(pair: BracketTensors, day: int, coarse: Tensor) -> Tensor:
+def delta(pair: BracketTensors, day: int, coarse: Tensor, weight: Tensor | None = None) -> Tensor:
     """Linear interpolation plus the coarse image's departure from its own: ``(band, y, x)``.
 
-    Algebraically the weighted mean of ``F1 + up(C2 - C1)`` and ``F3 + up(C2 - C3)`` (EFAST without its cloud
-    weights, Senty et al. 2024).
+    ``weight`` ``(y, x)`` of the later observation is by default :func:`weight_after`. Algebraically the weighted mean of
+    ``F1 + up(C2 - C1)`` and ``F3 + up(C2 - C3)`` (EFAST without its cloud weights, Senty et al. 2024).
     """
     change_before = pair.up(coarse - pair.coarse_before)
     change_after = pair.up(coarse - pair.coarse_after)
-    weight = weight_after(pair, day)[None]
-    return torch.lerp(pair.fine_before + change_before, pair.fine_after + change_after, weight)
+    share = weight_after(pair, day) if weight is None else weight
+    return torch.lerp(pair.fine_before + change_before, pair.fine_after + change_after, share[None])
 
 
 @dataclass(frozen=True)
