@@ -246,8 +246,10 @@ def fuse_block(
     ratio = landsat.shape[0] // modis.shape[0]
     canvas = _Canvas.empty(window, landsat.shape, len(days), predictor, ratio)
     at = 0
-    more = {"archive": wants_archive(predictor), "cloud_reach": cloud_reach(predictor)}
-    for interval in intervals(landsat, modis, window, days, predictor.halo, ratio, options.bracket_days, **more):
+    for interval in intervals(
+        landsat, modis, window, days, predictor.halo, ratio, options.bracket_days,
+        archive=wants_archive(predictor), cloud_reach=cloud_reach(predictor),
+    ):  # fmt: skip
         if interval.missing.all() and not options.keep_observed:
             at += len(interval.days)
             continue

@@ -287,6 +287,16 @@ def test_a_long_gap_of_the_coarse_series_is_left_out_of_windows() -> None:
         assert valid[80:].all()
 
 
+@pytest.mark.parametrize("name", WINDOWED)
+def test_a_block_without_any_observation_is_nodata(name: str) -> None:
+    cubes, other = Scene(height=32, width=32, cloud=1.0, acquired=(3, 19), days=25), scene(16)
+    landsat, modis = series(cubes.landsat, BANDS), series(cubes.modis, BANDS)
+    method = make(name, BANDS) if name == "robot" else replace(make(name, BANDS), radius=4)  # type: ignore[type-var]
+    ready = fitted(method, spectra(series(other.landsat, BANDS)))
+    found = fuse_block(landsat, modis, ready, Window(0, 32, 0, 32), [landsat.days[0] + 5], Options())
+    assert (found["red"] == -32768).all()
+
+
 def test_on_the_demo_world_each_is_better_than_persistence_and_estarfm_than_starfm(finished: Path) -> None:
     world = world_of(as_folder(finished))
     assert world is not None

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -157,6 +158,9 @@ class ROBOT(Windowed):
             return self._prepared(ground, bracket.archive)
 
     def _prepared(self, ground: Ground, archive: Archive) -> Prepared:
+        if not archive.days:  # one that shows nothing
+            fine, coarse_ = ground.pair.fine_before.cpu(), ground.pair.coarse_before.cpu()
+            archive = Archive((0,), *(np.full((1, *image.shape), np.nan, np.float32) for image in (fine, coarse_)))
         step, cells, device = self.step, self.step // self.ratio, ground.usable.device
         observed, coarse = (torch.from_numpy(images).to(device) for images in (archive.fine, archive.coarse))
         clear, there = ~observed.isnan().any(1), _inner(~coarse.isnan().any(1))
@@ -167,7 +171,7 @@ class ROBOT(Windowed):
         used = ((shown >= LEAST_CLEAR * all_) & (all_ > 0) & whole).flatten(1).T
         windows = (all_.shape[1], all_.shape[2])
         on_pixels = _products(images, ground.usable, step, used)
-        on_cells = _products(_inner(coarse), torch.ones_like(there[0]), cells, used) if len(used.T) else on_pixels
+        on_cells = _products(_inner(coarse), torch.ones_like(there[0]), cells, used)
         return Prepared(ground, images, coarse, used, on_pixels, on_cells, windows)
 
     def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
@@ -330,7 +334,7 @@ def _against(images: Tensor, image: Tensor, usable: Tensor, side: int) -> tuple[
 
 def _mixed(weights: Tensor, images: Tensor) -> Tensor:
     """Sums ``(band, y, x)`` of images ``(day, band, y, x)`` by weights ``(day, y, x)``."""
-    total = torch.zeros_like(images[0]) if len(images) else images.sum(0)
+    total = torch.zeros_like(images[0])
     for weight, image in zip(weights, images, strict=True):
         total += weight * image
     return total

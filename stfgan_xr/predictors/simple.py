@@ -73,8 +73,8 @@ def linear(pair: BracketTensors, day: int) -> Tensor:
 def delta(pair: BracketTensors, day: int, coarse: Tensor, weight: Tensor | None = None) -> Tensor:
     """Linear interpolation plus the coarse image's departure from its own: ``(band, y, x)``.
 
-    ``weight`` ``(y, x)`` of the later observation is by default :func:`weight_after`. Algebraically the weighted mean of
-    ``F1 + up(C2 - C1)`` and ``F3 + up(C2 - C3)`` (EFAST without its cloud weights, Senty et al. 2024).
+    ``weight`` ``(y, x)`` of the later observation is by default :func:`weight_after`. Algebraically the weighted mean
+    of ``F1 + up(C2 - C1)`` and ``F3 + up(C2 - C3)`` (EFAST without its cloud weights, Senty et al. 2024).
     """
     change_before = pair.up(coarse - pair.coarse_before)
     change_after = pair.up(coarse - pair.coarse_after)
