@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import date, timedelta
 from functools import partial
@@ -140,17 +140,17 @@ def measure(name: str, path: Path) -> dict[str, float]:
     }
 
 
-def speed(folder: Path, size: int) -> dict[str, dict[str, float]]:
-    """:func:`measure` of all methods, each in a process of its own."""
-    path, found = region(folder, size), {}
-    for name in METHODS:
+def speed(folder: Path, size: int, names: Iterable[str]) -> Iterator[tuple[str, dict[str, float]]]:
+    """:func:`measure` of methods, each in a process of its own."""
+    path = region(folder, size)
+    for name in names:
         command = [sys.executable, "-m", "benchmarks.methods", "--measure", name, "--region", str(path)]
         done = subprocess.run(
             command, check=True, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )
-        found[name] = json.loads(done.stdout)
-        err.print(f"{name}: {found[name]['sixteen_days']:.1f} s/Mpx/day", highlight=False)
-    return found
+        found = json.loads(done.stdout)
+        err.print(f"{name}: {found['sixteen_days']:.1f} s/Mpx/day", highlight=False)
+        yield name, found
 
 
 PREFACE = """\
@@ -203,7 +203,7 @@ def document(results: Mapping[str, Any]) -> str:
             "| method | over sixteen days | at most | one day alone | C++, one day | a further day | peak MiB |",
             "|---|---|---|---|---|---|---|",
         ]  # fmt: skip
-        for name, row in results["speed"].items():
+        for name, row in ((name, results["speed"][name]) for name in METHODS if name in results["speed"]):
             target, other = (str(table.get(name, "")) for table in (TARGETS, FOR_ONE_DAY))
             lines.append(
                 f"| {name} | {row['sixteen_days']:.2f} | {target} | {row['one_day']:.1f} | {other} | "
@@ -220,6 +220,7 @@ def command(
     folder: Annotated[Path | None, typer.Option(help="Where worlds are kept between runs.")] = None,
     measure_: Annotated[str | None, typer.Option("--measure", help="One method in this process, as JSON.")] = None,
     region_: Annotated[Path | None, typer.Option("--region", help="Of --measure.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Of the speed: some methods; the others are kept.")] = None,
     only: Annotated[list[str] | None, typer.Option(help=f"Parts of {', '.join(PARTS)}; the others are kept.")] = None,
 ) -> None:
     """Compare all methods and write benchmarks/methods.md."""
@@ -234,8 +235,10 @@ def command(
                 results["accuracy"][key] = {"title": title, "cases": [asdict(case) for case in cases()]}
                 _write(results)
         if "speed" in (only or PARTS):
-            results |= {"speed": speed(Path(scratch), side), "size": side}
-            _write(results)
+            results["size"] = side
+            for name, row in speed(Path(scratch), side, method or METHODS):
+                results["speed"][name] = row
+                _write(results)
     out.print(DOCUMENT.read_text(encoding="utf-8"), markup=False)
 
 

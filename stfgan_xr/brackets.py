@@ -157,7 +157,7 @@ def spectra(landsat: Series) -> Float:
 def band_names(dataset: xr.Dataset) -> tuple[str, ...]:
     """Bands of a Dataset: the known ones in their order, then others as they come."""
     images = [str(n) for n, v in dataset.data_vars.items() if v.dims == ("time", "y", "x")]
-    no_bands = {"qa", "days_before", "days_after", *(f"std_{name}" for name in images)}
+    no_bands = {"qa", "days_before", "days_after", *(f"{of}_{name}" for of in ("std", "spread") for name in images)}
     others = [n for n in images if n not in BANDS and n not in no_bands]
     return tuple(band for band in BANDS if band in images) + tuple(others)
 

@@ -21,7 +21,16 @@ from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, re
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
-from stfgan_xr.predictors import Prediction, Predictor, cloud_reach, fitted, is_fitted, memory_of, wants_archive
+from stfgan_xr.predictors import (
+    Prediction,
+    Predictor,
+    cloud_reach,
+    fitted,
+    is_fitted,
+    memory_of,
+    tells_spread,
+    wants_archive,
+)
 from stfgan_xr.predictors.uncertainty import SHARES, Calibrated, Uncertainty, calibrated
 from stfgan_xr.sensors import FILL, SCALE, from_reflectance, to_reflectance
 
@@ -67,9 +76,11 @@ class Options:
     keep_observed: bool = True
 
 
-def fused_variables(bands: Sequence[str], uncertainty: Uncertainty | None = None) -> dict[str, store.Variable]:
-    """The variables of a fused cube: bands, ``qa``, ages in days, the coarse residual of each band and, if it is known,
-    its standard deviation."""
+def fused_variables(
+    bands: Sequence[str], uncertainty: Uncertainty | None = None, spread: bool = False
+) -> dict[str, store.Variable]:
+    """The variables of a fused cube: bands, ``qa``, ages in days, the coarse residual of each band and, where they are
+    known, its standard deviation, and the spread of what is predicted from before and from after."""
     flags = {flag.name or "": flag.value for flag in Quality}
     age = {"units": "days", "long_name": f"days to the nearest clear observation, {NO_AGE} or more: {NO_AGE}"}
     variables = {band: store.reflectance_variable(band) for band in bands}
@@ -83,7 +94,14 @@ def fused_variables(bands: Sequence[str], uncertainty: Uncertainty | None = None
             variable = store.reflectance_variable(f"standard deviation of {band}")
             stated = {f"interval_{share * 100:.0f}": width for share, width in zip(SHARES, widths, strict=True)}
             variables[f"std_{band}"] = replace(variable, attributes={**variable.attributes, **stated})
+    if spread:
+        for band in bands:
+            variables[f"spread_{band}"] = store.reflectance_variable(f"{band} predicted from after minus from before")
     return variables
+
+
+def _variables(predictor: Predictor) -> dict[str, store.Variable]:
+    return fused_variables(predictor.bands, _uncertainty(predictor), tells_spread(predictor))
 
 
 def _uncertainty(predictor: Predictor) -> Uncertainty | None:
@@ -131,7 +149,7 @@ class _Canvas:
         cells = window.cells(ratio).shape
         arrays = {
             name: np.full((count, *(cells if v.dims == store.COARSE else window.shape)), v.fill, v.dtype)
-            for name, v in fused_variables(predictor.bands, _uncertainty(predictor)).items()
+            for name, v in _variables(predictor).items()
         }
         needs_coarse = predictor.halo.coarse > 0
         # Only the mirrored pixels that a block's own halo shows to the predictor count.
@@ -164,6 +182,10 @@ class _Canvas:
         self._residual(at, interval.coarse.on(day), gaps.missing[which], interval.bracket.halo.coarse)
         if self.uncertainty is not None and prediction.std is not None:
             self._deviation(at, prediction.std[number], self.uncertainty.observed, observed, nodata)
+        if prediction.spread is not None:
+            told = ~nodata & ~observed & ~interval.extrapolated
+            for band, values in zip(self.bands, prediction.spread[number], strict=True):
+                self.arrays[f"spread_{band}"][at] = from_reflectance(np.where(told, values, np.float32(np.nan)))
 
     def _deviation(self, at: int, std: Any, of_observation: Sequence[float], observed: Any, nodata: Any) -> None:
         for band, values, own in zip(self.bands, std, of_observation, strict=True):
@@ -427,7 +449,7 @@ def plan(
     if not days:
         raise InputError("no days to fuse")
     side = store.tile_for((int(fine_grid.shape[0]), int(fine_grid.shape[1])), tile_step(ratio), tile)
-    variables = fused_variables(predictor.bands, _uncertainty(predictor))
+    variables = _variables(predictor)
     layout = store.Layout(fine_grid, tuple(days), variables, side, min(run, len(days)), ratio)
     return Job(
         series(landsat, predictor.bands), series(modis, predictor.bands), predictor, layout,
@@ -477,7 +499,9 @@ def fuse(
         ``residual_<band>`` ``(time, yc, xc)``, the cell mean of the result minus the coarse image; ``aoi`` if
         ``landsat`` has it. With ``uncertainty`` also ``std_<band>``, whose attributes ``interval_68`` and
         ``interval_95`` are the half widths of the intervals that hold 68 % and 95 % of the errors, in standard
-        deviations; an observation that is the product has one deviation everywhere.
+        deviations; an observation that is the product has one deviation everywhere. Of a predictor from
+        :func:`stfgan_xr.predictors.with_spread` also ``spread_<band>``, the absolute difference of what is predicted
+        from before alone and from after alone; NaN where there are not both, and of observations that are the product.
 
     Raises
     ------

@@ -21,7 +21,7 @@ from stfgan_xr.errors import InputError
 from stfgan_xr.files import as_folder
 from stfgan_xr.fusion import Options, fuse_block
 from stfgan_xr.grid import Halo, Window
-from stfgan_xr.predictors import Archive, Bracket, CoarseWindow, Predictor, fitted, wants_archive
+from stfgan_xr.predictors import Archive, Bracket, CoarseWindow, Predictor, fitted, wants_archive, with_spread
 from stfgan_xr.predictors.efast import EFAST
 from stfgan_xr.predictors.estarfm import ESTARFM
 from stfgan_xr.predictors.fitfc import FitFC
@@ -85,7 +85,7 @@ def predicted(method: Any, bracket: Bracket, coarse: CoarseWindow) -> Any:
 
 def agree(found: Any, expected: Any) -> None:
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
-    assert np.isfinite(found).mean() > 0.3
+    assert np.isfinite(found).mean() > 0.1
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -225,7 +225,6 @@ def test_tiles_of_whole_cubes_do_not_change_a_single_pixel_with_windows_as_they_
     xr.testing.assert_identical(whole, parts)
 
 
-@pytest.mark.parametrize("name", WINDOWED)
 def test_observations_near_their_clouds_count_less() -> None:
     """Weights by hand, and the same in any tile."""
     cubes = Scene(height=96, width=64, seed=3, cloud=0.2, gap=0, acquired=(3, 19), days=25)
@@ -256,6 +255,7 @@ def test_observations_near_their_clouds_count_less() -> None:
         np.testing.assert_array_equal(part[variable], whole[variable][:, 16:48, 32:64])
 
 
+@pytest.mark.parametrize("name", WINDOWED)
 def test_what_is_not_clear_has_no_part_in_any_pixel(name: str) -> None:
     """Other values under the clouds and in the gaps: the same result."""
     method, cubes = small(name, 16), scene(16)
@@ -372,6 +372,44 @@ def test_a_sample_is_of_clear_pixels_and_always_the_same() -> None:
     assert {tuple(row) for row in np.rint(found * 1e4).astype(int)} <= known
 
 
+@pytest.mark.parametrize("name", ["delta", "starfm", "fitfc", "fsdaf"])
+def test_the_spread_is_that_of_predictions_from_either_side_alone(name: str) -> None:
+    method: Any = make(name, BANDS, ratio=4)
+    if name != "delta":
+        method = replace(method, radius=3, **({"centres": CENTRES, "classes": 3} if name == "fsdaf" else {}))
+    bracket, coarse = made(4, method.halo, 4, (2, 2), 0.1)
+    before = {name: getattr(bracket, f"{name}_before") for name in ("fine", "coarse", "day")}
+    after = {name: getattr(bracket, f"{name}_after") for name in ("fine", "coarse", "day")}
+    alone = []
+    for side in (before, after):
+        twice = {f"{of}_{where}": values for of, values in side.items() for where in ("before", "after")}
+        alone.append(predicted(method, replace(bracket, **twice), coarse))
+    told = with_spread(method)
+    found = told.predict(told.prepare(bracket), coarse)
+    np.testing.assert_array_equal(found.mean[0], predicted(method, bracket, coarse))
+    finite = np.isfinite(found.mean[0])
+    assert found.spread is not None
+    assert finite.mean() > 0.1
+    np.testing.assert_allclose(found.spread[0][finite], np.abs(alone[1] - alone[0])[finite], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["efast", "estarfm"])
+def test_a_spread_is_told_where_both_sides_are_seen(name: str) -> None:
+    cubes = Scene(height=64, width=64, seed=2, cloud=0.2, gap=0, acquired=(3, 19), days=25)
+    landsat, modis = series(cubes.landsat, BANDS), series(cubes.modis, BANDS)
+    method: Any = make(name, BANDS) if name == "efast" else replace(make(name, BANDS), radius=4)  # type: ignore[type-var]
+    window, days = Window(0, 64, 0, 64), [landsat.days[0] + 5, landsat.days[0] + 16]
+    plain = fuse_block(landsat, modis, method, window, days, Options())
+    found = fuse_block(landsat, modis, with_spread(method), window, days, Options())
+    for variable, values in plain.items():
+        np.testing.assert_array_equal(values, found[variable])
+    both = (landsat.qa([0, 1], window) == 0).all(0)
+    told = found["spread_nir"] != -32768
+    np.testing.assert_array_equal(told[0], both)
+    assert not told[1].any()  # the observation of that day, or one side
+    assert found["spread_nir"][0][both].max() > 100
+
+
 def test_what_is_missing_or_does_not_fit_is_said() -> None:
     bracket, _ = made(0, ROBOT(BANDS).halo, 16, (1, 1), 0)
     with pytest.raises(InputError, match="archive=True"):
@@ -382,4 +420,7 @@ def test_what_is_missing_or_does_not_fit_is_said() -> None:
         STARFM(BANDS, 8).prepare(bracket)
     with pytest.raises(InputError, match="not enough for 5 classes"):
         FSDAF(BANDS).fit(np.full((100, 2), 0.2, np.float32))
+    for name in ("robot", "linear", "progress"):
+        with pytest.raises(InputError, match="does not predict from before and after"):
+            with_spread(make(name, BANDS))
     assert set(WINDOWED) < set(METHODS)

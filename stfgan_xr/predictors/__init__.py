@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo
 
 Float = npt.NDArray[np.float32]
@@ -143,12 +144,14 @@ class CoarseWindow:
 
 @dataclass(frozen=True)
 class Prediction:
-    """``mean`` ``(day, band, y, x)`` reflectance of the block without halo, its standard deviation or None, and where
-    an input was clipped ``(day, y, x)`` or None."""
+    """``mean`` ``(day, band, y, x)`` reflectance of the block without halo, its standard deviation or None, where an
+    input was clipped ``(day, y, x)`` or None, and by how much what the observations before and after say, each alone,
+    differs ``(day, band, y, x)``, or None."""
 
     mean: Float
     std: Float | None = None
     clipped: npt.NDArray[np.bool_] | None = None
+    spread: Float | None = None
 
 
 @runtime_checkable
@@ -157,6 +160,7 @@ class Predictor(Protocol):
 
     It may have, besides: ``memory(rows, columns, days)``, see :func:`memory_of`; ``archive = True``, if brackets are to
     hold all observations; ``fit(spectra)``, if a part of it is fitted to a sample of the whole area (:func:`fitted`);
+    ``spread``, true if its predictions hold one;
     ``cloud_reach``, fine pixels up to which brackets are to hold distances to clouds.
 
     Attributes
@@ -198,6 +202,28 @@ def memory_of(predictor: Predictor, rows: int, columns: int, days: int) -> int:
 def wants_archive(predictor: Predictor) -> bool:
     """Whether a method asks for all observations of a block."""
     return bool(getattr(predictor, "archive", False))
+
+
+def tells_spread(predictor: Predictor) -> bool:
+    """Whether the predictions of a method hold their spread."""
+    return bool(getattr(predictor, "spread", False))
+
+
+def with_spread(predictor: Predictor) -> Predictor:
+    """A method of two sides that tells their spread.
+
+    Raises
+    ------
+    InputError
+        If it has not two sides that could be told apart.
+    """
+    if not hasattr(predictor, "spread"):
+        name = type(predictor).__name__.lower()
+        raise InputError(
+            f"{name} has no predictions of either side; a spread have delta, efast, starfm, estarfm, fitfc, fsdaf"
+        )
+    found: Predictor = replace(predictor, spread=True)  # type: ignore[type-var]
+    return found
 
 
 def cloud_reach(predictor: Predictor) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo
 from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
-from stfgan_xr.predictors.simple import BracketTensors, delta, to_tensors, weight_after
+from stfgan_xr.predictors.simple import BracketTensors, delta, spreads, to_tensors, weight_after
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,13 @@ class EFAST:
         Names of the bands.
     cloud_reach
         Fine pixels from which on a cloud makes no difference.
+    spread
+        Predictions tell by how much the two sides differ.
     """
 
     bands: tuple[str, ...]
     cloud_reach: int = 32
+    spread: bool = False
 
     @property
     def halo(self) -> Halo:
@@ -68,7 +71,8 @@ class EFAST:
     def predict(self, prepared: Prepared, coarse: CoarseWindow) -> Prediction:
         """Mean ``(day, band, y, x)`` of the target days."""
         with torch.inference_mode():
-            return Prediction(np.stack([self._on(prepared, coarse, day).numpy() for day in coarse.days]))
+            mean = np.stack([self._on(prepared, coarse, day).numpy() for day in coarse.days])
+        return Prediction(mean, spread=spreads(prepared.pair, coarse) if self.spread else None)
 
     def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
         weight = weight_after(prepared.pair, day)

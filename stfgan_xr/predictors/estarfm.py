@@ -18,7 +18,7 @@ from scipy import stats
 from torch import Tensor
 
 from stfgan_xr.predictors import Bracket, CoarseWindow
-from stfgan_xr.predictors.windowed import Ground, Windowed
+from stfgan_xr.predictors.windowed import Ground, TwoSided
 from stfgan_xr.predictors.windows import (
     Likeness,
     Similar,
@@ -56,7 +56,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class ESTARFM(Windowed):
+class ESTARFM(TwoSided):
     """The enhanced spatial and temporal adaptive reflectance fusion model; needs observations before and after.
 
     Attributes
@@ -98,7 +98,7 @@ class ESTARFM(Windowed):
             weights[strip] = (found / found.sum(1, keepdim=True).clamp(min=1e-30)).reshape(weights[strip].shape)
         return weights
 
-    def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
+    def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> tuple[Tensor, Tensor | None]:
         ground, similar = prepared.ground, prepared.similar
         today = ground.on(coarse, day)
         pair, rich = ground.pair, similar.found >= LEAST_CANDIDATES
@@ -118,7 +118,8 @@ class ESTARFM(Windowed):
             levels = _shared(prepared, torch.cat(ground.fine), ground.usable)
             bands = len(found)
             found = torch.where(beyond, torch.lerp(levels[:bands], levels[bands:], share), found)
-        return found.masked_fill_(~ground.inner(today.usable), torch.nan)
+        found.masked_fill_(~ground.inner(today.usable), torch.nan)
+        return found, (after - before).abs() if self.spread else None
 
 
 def _shared(prepared: Prepared, images: Tensor, usable: Tensor) -> Tensor:

@@ -11,16 +11,14 @@ regression of cells and one weighted sum.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from stfgan_xr.grid import Halo
-from stfgan_xr.predictors import Bracket, CoarseWindow
+from stfgan_xr.predictors import Bracket
 from stfgan_xr.predictors.resample import positions
-from stfgan_xr.predictors.simple import weight_after
-from stfgan_xr.predictors.windowed import Day, Ground, Windowed
+from stfgan_xr.predictors.windowed import Day, Ground, OneSided
 from stfgan_xr.predictors.windows import Similar, most_similar, smoothed
 
 AROUND, CUBIC = 1, 2
@@ -38,21 +36,17 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class FitFC(Windowed):
+class FitFC(OneSided):
     """Regression model fitting, spatial filtering and residual compensation.
 
     Attributes
     ----------
     count
         Similar pixels at most.
-    pairs
-        1: the observation nearest in time, of two equally near the earlier; 2: from both, weighted by closeness in
-        time, which the publication does not do.
     """
 
     radius: int = 20
     count: int = 20
-    pairs: Literal[1, 2] = 1
 
     @property
     def halo(self) -> Halo:
@@ -70,21 +64,10 @@ class FitFC(Windowed):
             before, after = (most_similar(image, ground.usable, self.radius, self.count) for image in ground.fine)
             return Prepared(ground, (before, after))
 
-    def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
-        ground = prepared.ground
-        today = ground.on(coarse, day)
-        share = ground.inner(weight_after(ground.pair, day))
-        if self.pairs == 1:
-            share = (~ground.before_is_nearer(day)).to(share.dtype)
-        pair, found = ground.pair, torch.zeros_like(ground.inner(ground.pair.fine_before))
-        others = (pair.coarse_before, pair.coarse_after)
-        weights = (1 - share, share)
-        for fine, other, similar, weight in zip(ground.fine, others, prepared.similar, weights, strict=True):
-            if (weight > 0).any():
-                fitted = _fitted(fine, other, today, ground)
-                side = smoothed(fitted, today.usable, similar)
-                found += torch.where(weight > 0, side * weight, 0.0)
-        return found.masked_fill_(~ground.inner(today.usable), torch.nan)
+    def _from(self, prepared: Prepared, number: int, today: Day) -> Tensor:
+        ground, pair = prepared.ground, prepared.ground.pair
+        other = (pair.coarse_before, pair.coarse_after)[number]
+        return smoothed(_fitted(ground.fine[number], other, today, ground), today.usable, prepared.similar[number])
 
 
 def _fitted(fine: Tensor, other: Tensor, today: Day, ground: Ground) -> Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,9 @@ from torch import Tensor
 
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo
-from stfgan_xr.predictors import Bracket, CoarseWindow, Float
+from stfgan_xr.predictors import Bracket, Float
 from stfgan_xr.predictors.resample import upsample
-from stfgan_xr.predictors.simple import weight_after
-from stfgan_xr.predictors.windowed import Day, Ground, Windowed
+from stfgan_xr.predictors.windowed import Day, Ground, OneSided
 from stfgan_xr.predictors.windows import Similar, most_similar, smoothed, window_sums
 
 Array = npt.NDArray[np.float64]
@@ -79,16 +78,13 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class FSDAF(Windowed):
+class FSDAF(OneSided):
     """Flexible spatiotemporal data fusion.
 
     Attributes
     ----------
     count
         Similar pixels at most.
-    pairs
-        1: the observation nearest in time, of two equally near the earlier; 2: from both, weighted by closeness in
-        time, which the publication does not do.
     classes
         Of the land.
     centres
@@ -97,7 +93,6 @@ class FSDAF(Windowed):
 
     radius: int = 20
     count: int = 20
-    pairs: Literal[1, 2] = 1
     classes: int = 5
     centres: tuple[tuple[float, ...], ...] | None = None
 
@@ -171,20 +166,8 @@ class FSDAF(Windowed):
     def _centres(self, like: Tensor) -> Tensor:
         return torch.tensor(self.centres, dtype=like.dtype, device=like.device)
 
-    def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
-        ground = prepared.ground
-        today = ground.on(coarse, day)
-        share = ground.inner(weight_after(ground.pair, day))
-        if self.pairs == 1:
-            share = (~ground.before_is_nearer(day)).to(share.dtype)
-        found = torch.zeros_like(ground.inner(ground.pair.fine_before))
-        for side, weight in zip(prepared.sides, (1 - share, share), strict=True):
-            if (weight > 0).any():
-                found += torch.where(weight > 0, self._from(side, today, ground) * weight, 0.0)
-        return found.masked_fill_(~ground.inner(today.usable), torch.nan)
-
-    def _from(self, side: Side, today: Day, ground: Ground) -> Tensor:
-        """What one side predicts, ``(band, y, x)``."""
+    def _from(self, prepared: Prepared, number: int, today: Day) -> Tensor:
+        side, ground = prepared.sides[number], prepared.ground
         margin, spare = self._cells * self.ratio, self._cells * self.ratio - self.radius
         usable = ground.near(today.usable, margin)
         by_class = self._by_class(side, class_changes(side, today))

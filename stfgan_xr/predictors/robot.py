@@ -174,7 +174,7 @@ class ROBOT(Windowed):
         on_cells = _products(_inner(coarse), torch.ones_like(there[0]), cells, used)
         return Prepared(ground, images, coarse, used, on_pixels, on_cells, windows)
 
-    def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
+    def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> tuple[Tensor, None]:
         ground, margin = prepared.ground, self.step
         today, near = ground.on(coarse, day), linear(ground.pair, day)
         weights = self._weights(prepared, today, near)
@@ -192,7 +192,7 @@ class ROBOT(Windowed):
         # Where no acquisition can be used there is nothing to mix.
         none = (~prepared.used.any(1)).float().reshape(1, *prepared.windows)
         empty = self._interpolated(none, slice(0, found.shape[1]), columns)[0] > 0
-        return found.masked_fill_(~ground.inner(today.usable) | empty, torch.nan)
+        return found.masked_fill_(~ground.inner(today.usable) | empty, torch.nan), None
 
     def _interpolated(self, maps: Tensor, strip: slice, columns: int) -> Tensor:
         """Values of windows at the pixels of some rows; the centres of windows lie at whole steps."""

@@ -12,7 +12,7 @@ of the window): what a day needs is bounded so.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stfgan_xr.predictors import Bracket, CoarseWindow
 from stfgan_xr.predictors.simple import weight_after
-from stfgan_xr.predictors.windowed import Ground, Windowed
+from stfgan_xr.predictors.windowed import Ground, TwoSided
 from stfgan_xr.predictors.windows import STRIP, Likeness, Similar, nearest_similar, strips, window_deviations
 
 FINE_NOISE, COARSE_NOISE = 0.005, 0.005
@@ -47,7 +47,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class STARFM(Windowed):
+class STARFM(TwoSided):
     """The spatial and temporal adaptive reflectance fusion model.
 
     Attributes
@@ -89,7 +89,7 @@ class STARFM(Windowed):
             found.append(nearest_similar(tests, ground.usable, self.radius, self.count))
         return tuple(found)
 
-    def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
+    def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> tuple[Tensor, Tensor | None]:
         ground = prepared.ground
         today = ground.on(coarse, day)
         pair = ground.pair
@@ -107,7 +107,11 @@ class STARFM(Windowed):
                 )
             ]
             _weigh(sides, today.usable, self.radius, out)
-        return found.masked_fill_(~ground.inner(today.usable), torch.nan)
+            if self.spread:
+                for side, alone in zip(sides, (before, after), strict=True):
+                    _weigh([replace(side, where=None)], today.usable, self.radius, alone[band])
+        found.masked_fill_(~ground.inner(today.usable), torch.nan)
+        return found, (after - before).abs() if self.spread else None
 
 
 @dataclass(frozen=True)

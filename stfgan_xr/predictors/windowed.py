@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import RATIO, Halo
 from stfgan_xr.predictors import Bool, Bracket, CoarseWindow, Prediction
-from stfgan_xr.predictors.simple import BracketTensors, to_tensors
+from stfgan_xr.predictors.simple import BracketTensors, to_tensors, weight_after
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,60 @@ class Windowed:
     def predict(self, prepared: Any, coarse: CoarseWindow) -> Prediction:
         """Mean ``(day, band, y, x)`` of the target days, NaN where nothing of the window is of use."""
         with torch.inference_mode():
-            return Prediction(np.stack([self._on(prepared, coarse, day).cpu().numpy() for day in coarse.days]))
+            means, spreads = zip(*(self._on(prepared, coarse, day) for day in coarse.days), strict=True)
+            told = [spread.cpu().numpy() for spread in spreads if spread is not None]
+            return Prediction(np.stack([mean.cpu().numpy() for mean in means]), spread=np.stack(told) if told else None)
 
-    def _on(self, prepared: Any, coarse: CoarseWindow, day: int) -> Tensor:
+    def _on(self, prepared: Any, coarse: CoarseWindow, day: int) -> tuple[Tensor, Tensor | None]:
+        """The mean ``(band, y, x)`` of a day and, if it is asked for, the spread."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TwoSided(Windowed):
+    """Settings of a method that predicts from before and from after.
+
+    Attributes
+    ----------
+    spread
+        Predictions tell by how much the two differ, each taken alone.
+    """
+
+    spread: bool = False
+
+
+@dataclass(frozen=True)
+class OneSided(TwoSided):
+    """Settings of a method that has one observation.
+
+    Attributes
+    ----------
+    pairs
+        1: the observation nearest in time, of two equally near the earlier; 2: from both, weighted by closeness in
+        time, which the publications do not do.
+    """
+
+    pairs: Literal[1, 2] = 1
+
+    def _on(self, prepared: Any, coarse: CoarseWindow, day: int) -> tuple[Tensor, Tensor | None]:
+        ground: Ground = prepared.ground
+        today = ground.on(coarse, day)
+        share = ground.inner(weight_after(ground.pair, day))
+        if self.pairs == 1:
+            share = (~ground.before_is_nearer(day)).to(share.dtype)
+        # A side that no pixel takes is not computed.
+        sides = {
+            number: self._from(prepared, number, today)
+            for number, weight in enumerate((1 - share, share))
+            if self.spread or bool((weight > 0).any())
+        }
+        found = torch.zeros_like(ground.inner(ground.pair.fine_before))
+        for number, side in sides.items():
+            weight = share if number else 1 - share
+            found += torch.where(weight > 0, side * weight, 0.0)
+        found.masked_fill_(~ground.inner(today.usable), torch.nan)
+        return found, (sides[1] - sides[0]).abs() if self.spread else None
+
+    def _from(self, prepared: Any, number: int, today: Day) -> Tensor:
+        """What the observation before (0) or after (1) says, ``(band, y, x)``."""
         raise NotImplementedError
