@@ -183,7 +183,7 @@ def test_all_methods_are_compared_with_what_they_cost(
     arguments = ["--pairs", pairs, "--triplets", CASES.split(",")[0], "--method", "all", "--json", str(target)]
     assert run(arguments, monkeypatch) == 0
     found = json.loads(target.read_text())
-    assert tuple(found["cost"]) == METHODS
+    assert set(found["cost"]) == set(METHODS)
     assert set(METHODS) <= set(found)
     for cost in found["cost"].values():
         assert cost["seconds"] > 0

@@ -226,30 +226,32 @@ def test_tiles_of_whole_cubes_do_not_change_a_single_pixel_with_windows_as_they_
 
 
 def test_observations_near_their_clouds_count_less() -> None:
-    """Weights by hand, and the same in any tile."""
+    """Distances and weights by hand, and the same in any tile."""
     cubes = Scene(height=96, width=64, seed=3, cloud=0.2, gap=0, acquired=(3, 19), days=25)
+    cubes.landsat.nir.values[1] += 300  # so that it matters which of the two counts more
     landsat, modis, method = series(cubes.landsat, BANDS), series(cubes.modis, BANDS), EFAST(BANDS, cloud_reach=20)
-    target = landsat.days[0] + 5
-    whole = fuse_block(landsat, modis, method, Window(0, 96, 0, 64), [target], Options())
-    plain = {
-        n: fuse_block(landsat, modis, make(n, BANDS), Window(0, 96, 0, 64), [target], Options()) for n in ("delta",)
-    }
-    one_side = []
-    for number in (0, 1):
-        only = landsat.select([landsat.days[number]])
-        one_side.append(
-            fuse_block(only, modis, make("delta", BANDS), Window(0, 96, 0, 64), [target], Options())["nir"][0]
-        )
-    cloudy = [np.argwhere(landsat.qa([number], Window(0, 96, 0, 64))[0] != 0) for number in (0, 1)]
-    both = (landsat.qa([0, 1], Window(0, 96, 0, 64)) == 0).all(0)
-    differ = 0
+    image, target = Window(0, 96, 0, 64), landsat.days[0] + 5
+    interval = next(intervals(landsat, modis, image, [target], method.halo, 16, cloud_reach=20))
+    bracket, coarse, inner = interval.bracket, interval.coarse, slice(20, -20)
+    found = predicted(method, bracket, coarse)
+    alone = []
+    for where in ("before", "after"):
+        own = {of: getattr(bracket, f"{of}_{where}") for of in ("fine", "coarse", "day")}
+        twice = {f"{of}_{slot}": values for of, values in own.items() for slot in ("before", "after")}
+        alone.append(predicted(method, replace(bracket, **twice), coarse))
+    cloudy = [np.argwhere(landsat.qa([number], image)[0] != 0) for number in (0, 1)]
+    both, shares = (landsat.qa([0, 1], image) == 0).all(0), []
+    assert bracket.cloud_before is not None
+    assert bracket.cloud_after is not None
     for row, column in np.argwhere(both)[::97]:
-        trust = [min(np.sqrt(((at - (row, column)) ** 2).sum(1)).min(), 20) / 20 for at in cloudy]
-        share = trust[1] * 5 / 16 / (trust[1] * 5 / 16 + trust[0] * 11 / 16)
-        expected = (1 - share) * one_side[0][row, column] + share * one_side[1][row, column]
-        assert abs(whole["nir"][0, row, column] - expected) <= 1.5
-        differ += int(abs(int(whole["nir"][0, row, column]) - int(plain["delta"]["nir"][0, row, column])) > 2)
-    assert differ > 5
+        distance = [min(np.sqrt(((at - (row, column)) ** 2).sum(1)).min(), 20) for at in cloudy]
+        assert bracket.cloud_before[inner, inner][row, column] == pytest.approx(distance[0])
+        assert bracket.cloud_after[inner, inner][row, column] == pytest.approx(distance[1])
+        shares.append(distance[1] * 5 / (distance[1] * 5 + distance[0] * 11))
+        expected = (1 - shares[-1]) * alone[0][:, row, column] + shares[-1] * alone[1][:, row, column]
+        np.testing.assert_allclose(found[:, row, column], expected, atol=1e-6)
+    assert np.ptp(shares) > 0.3
+    whole = fuse_block(landsat, modis, method, image, [target], Options())
     part = fuse_block(landsat, modis, method, Window(16, 48, 32, 64), [target], Options())
     for variable in (*BANDS, "qa"):
         np.testing.assert_array_equal(part[variable], whole[variable][:, 16:48, 32:64])

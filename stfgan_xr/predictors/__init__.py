@@ -220,7 +220,8 @@ def with_spread(predictor: Predictor) -> Predictor:
     if not hasattr(predictor, "spread"):
         name = type(predictor).__name__.lower()
         raise InputError(
-            f"{name} has no predictions of either side; a spread have delta, efast, starfm, estarfm, fitfc, fsdaf"
+            f"--spread: {name} does not predict from before and after alone; "
+            "delta, efast, starfm, estarfm, fitfc and fsdaf do"
         )
     found: Predictor = replace(predictor, spread=True)  # type: ignore[type-var]
     return found
