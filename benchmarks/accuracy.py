@@ -12,8 +12,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -31,13 +31,14 @@ from scipy import ndimage
 
 from pipelines.console import err, main, out
 from stfgan_xr import simulate, store, training
-from stfgan_xr.brackets import DatasetSeries, Interval, intervals, series
+from stfgan_xr.brackets import DatasetSeries, Interval, intervals, series, spectra
 from stfgan_xr.checkpoint import read_config, resolve, shipped
 from stfgan_xr.datasets import counts_dataset, read_pairs
 from stfgan_xr.days import from_number, to_number
 from stfgan_xr.grid import Window
 from stfgan_xr.landscape import World
 from stfgan_xr.metrics import scores
+from stfgan_xr.predictors import Predictor, cloud_reach, fitted, is_fitted, wants_archive
 from stfgan_xr.predictors.methods import make
 from stfgan_xr.predictors.resample import upsample
 from stfgan_xr.samples import Distortion
@@ -46,6 +47,8 @@ from stfgan_xr.sensors import BANDS, from_reflectance
 METHODS = ("linear", "delta", "progress", "stfgan")
 ORACLE = "oracle"
 """Progress with the true mean of every cell: what is left to those who know nothing finer."""
+Methods = Callable[[tuple[str, ...], int], Mapping[str, Predictor]]
+"""Predictors by name for bands and a ratio; linear and delta are among them."""
 FIRST_SEED = 301
 STARTS = (date(2019, 2, 1), date(2019, 5, 15), date(2019, 8, 1), date(2020, 3, 1), date(2020, 9, 15))
 SPANS = ((4, 8), (9, 16), (17, 32), (33, 64))
@@ -90,25 +93,34 @@ class Case:
         return min(self.scores[method][name] for method in ("linear", "delta"))
 
 
+def usual(model: Path | None, stand_in: str = "stfgan") -> Methods:
+    """:data:`METHODS`, stfgan with some weights, or what a guard chose in its place."""
+
+    def methods(bands: tuple[str, ...], ratio: int) -> Mapping[str, Predictor]:
+        used = {name: stand_in if name == "stfgan" else name for name in METHODS}
+        return {name: make(use, bands, model if use == "stfgan" else None, ratio) for name, use in used.items()}
+
+    return methods
+
+
 @dataclass(frozen=True)
 class Scene:
-    """What is known of a place, and how a case of it is named."""
+    """What is known of a place, how a case of it is named, and what is compared."""
 
     name: str
     fine: DatasetSeries
     coarse: DatasetSeries
     ratio: int
-    model: Path | None = None
+    methods: Methods
     fault: Distortion | None = None
-    stands_in: str | None = None
-    """Method that is used in place of stfgan, if a guard chose another."""
 
-    def predict(self, method: str, kept: Sequence[int], day: int) -> tuple[Interval, Float]:
+    def predict(self, predictor: Predictor, kept: Sequence[int], day: int) -> tuple[Interval, Float]:
         """A method's image of a day from the acquisitions kept."""
-        used = (self.stands_in or method) if method == "stfgan" else method
-        predictor = make(used, self.fine.bands, self.model if used == "stfgan" else None, self.ratio)
         window, known = Window(0, self.fine.shape[0], 0, self.fine.shape[1]), self.fine.select(kept)
-        interval = next(intervals(known, self.coarse, window, [day], predictor.halo, self.ratio))
+        if is_fitted(predictor):
+            predictor = fitted(predictor, spectra(known))
+        more = {"archive": wants_archive(predictor), "cloud_reach": cloud_reach(predictor)}
+        interval = next(intervals(known, self.coarse, window, [day], predictor.halo, self.ratio, **more))
         bracket, coarse = interval.bracket, interval.coarse
         if self.fault is not None:
             bracket, coarse, _ = self.fault.seen(interval, bracket.fine_before, 0.5)
@@ -121,12 +133,13 @@ class Scene:
         """A case, from all acquisitions but those inside the bracket, or from the two days ``alone``."""
         kept = [d for d in self.fine.days if (d in (before, after) if alone else d <= before or d >= after)]
         images, where = {}, known
-        for name in METHODS:
-            interval, images[name] = self.predict(name, kept, day)
-            where = where & _usable(interval, self.ratio)
+        for name, predictor in self.methods(self.fine.bands, self.ratio).items():
+            interval, images[name] = self.predict(predictor, kept, day)
+            where = where & _usable(interval, self.ratio) & np.isfinite(images[name]).all(axis=0)
         if where.mean() < 0.1:
             return None
-        images[ORACLE] = oracle(images["progress"], truth, where, self.ratio)
+        if "progress" in images:
+            images[ORACLE] = oracle(images["progress"], truth, where, self.ratio)
         found = {name: scores(image, truth, where, self.ratio) for name, image in images.items()}
         values = {name: _known({key: getattr(score, key) for key in SHOWN}) for name, score in found.items()}
         sums = {
@@ -186,14 +199,14 @@ def _fault(bands: int, seed: int, shift: tuple[float, float] = (0, 0), gain: flo
 
 
 def simulated(
-    folder: Path, worlds: int, size: int, bands: Sequence[str], model: Path | None, fault: dict[str, Any] | None = None
+    folder: Path, worlds: int, size: int, bands: Sequence[str], methods: Methods, fault: dict[str, Any] | None = None
 ) -> Iterator[Case]:
     """A day of each world for each length of the bracket."""
     for seed in range(FIRST_SEED, FIRST_SEED + worlds):
         world, run = unseen(folder, seed, size)
         fine, coarse = (series(store.open_counts(run / f"{name}.zarr"), bands) for name in ("landsat", "modis"))
         scene, draw, sudden = (
-            Scene(f"world {seed}", fine, coarse, 16, model, _fault(len(bands), seed, **fault) if fault else None),
+            Scene(f"world {seed}", fine, coarse, 16, methods, _fault(len(bands), seed, **fault) if fault else None),
             np.random.default_rng(seed),
             world.abrupt(),
         )
@@ -222,11 +235,17 @@ def _observed(fine: DatasetSeries, clear: dict[int, Bool], day: int) -> tuple[Fl
     return np.nan_to_num(image), clear[day] & ~np.isnan(image).any(axis=0)
 
 
-def salton(model: Path | None, nearest: bool) -> Iterator[Case]:
-    """Triplets of the Salton Sea of at most fifty days, or each day with its neighbours."""
+def salton_sea(methods: Methods) -> Scene:
+    """The Salton Sea."""
     pairs = read_pairs(SALTON)
     fine, coarse = series(pairs.landsat().compute()), series(pairs.modis().compute())
-    yield from _triplets(Scene("salton sea", fine, coarse, pairs.ratio, model), _clear(fine), nearest)
+    return Scene("salton sea", fine, coarse, pairs.ratio, methods)
+
+
+def salton(methods: Methods, nearest: bool) -> Iterator[Case]:
+    """Triplets of the Salton Sea of at most fifty days, or each day with its neighbours."""
+    scene = salton_sea(methods)
+    yield from _triplets(scene, _clear(scene.fine), nearest)
 
 
 def _triplets(scene: Scene, clear: dict[int, Bool], nearest: bool = False) -> Iterator[Case]:
@@ -249,24 +268,32 @@ def adapted(folder: Path, model: Path | None, minutes: float) -> Iterator[Case]:
     """
     pairs = read_pairs(SALTON)
     landsat, modis = pairs.landsat().compute(), pairs.modis().compute()
-    fine, coarse = series(landsat), series(modis)
-    clear = _clear(fine)
+    scene = salton_sea(usual(model))
+    clear = _clear(scene.fine)
     middle = sorted(clear)[len(clear) // 2]
-    for number, own in enumerate((fine.days[0], middle)):
-        end = middle if number == 0 else fine.days[-1] + 1
-        inside = [own <= day < end for day in fine.days]
-        other = landsat.isel(time=np.flatnonzero(~np.array(inside)))
-        out_folder = folder / f"adapted-{number}-{minutes:g}"
-        found = training.adapt([(other, modis)], "shipped" if model is None else model, out_folder, minutes)
+    for number, inside in enumerate((lambda day: day < middle, lambda day: day >= middle)):
+        other = landsat.isel(time=[n for n, day in enumerate(scene.fine.days) if not inside(day)])
+        trained = folder / f"adapted-{number}-{minutes:g}"
+        found = training.adapt([(other, modis)], "shipped" if model is None else model, trained, minutes)
         errors = found["withheld"]["rmse"]
-        used = out_folder / "stfgan.safetensors" if found["used"] else model
+        used = trained / "stfgan.safetensors" if found["used"] else model
         beaten = errors["stfgan" if found["used"] else "from"] < errors["progress"]
         err.print(f"half {number + 1}: {found['why']}; {'the weights' if beaten else 'progress'} used", highlight=False)
-        scene = Scene("salton sea", fine, coarse, pairs.ratio, used, stands_in=None if beaten else "progress")
-        yield from _triplets(scene, {day: where for day, where in clear.items() if own <= day < end})
+        half = replace(scene, methods=usual(used, "stfgan" if beaten else "progress"))
+        yield from _triplets(half, {day: where for day, where in clear.items() if inside(day)})
 
 
-def pucallpa(model: Path | None) -> Iterator[Case]:
+def given(methods: Methods, triplets: Sequence[tuple[date, date, date]]) -> Iterator[Case]:
+    """Some triplets of the Salton Sea."""
+    scene = salton_sea(methods)
+    clear = _clear(scene.fine)
+    for before, day, after in (map(to_number, triplet) for triplet in triplets):
+        case = scene.score(before, day, after, *_observed(scene.fine, clear, day))
+        if case is not None:
+            yield case
+
+
+def pucallpa(methods: Methods) -> Iterator[Case]:
     """Composites of real Landsat imagery as if ten days apart, coarse images averaged from them, with noise.
 
     The values are stretched for display: only what they are to B means something.
@@ -288,7 +315,7 @@ def pucallpa(model: Path | None) -> Iterator[Case]:
         series(counts_dataset(from_reflectance(array), bands, grid, [from_number(day) for day in on]))
         for array, grid, on in ((np.stack(images), grids[0], days), (daily, grids[1], every))
     )
-    scene = Scene("pucallpa", fine, coarse, 16, model)
+    scene = Scene("pucallpa", fine, coarse, 16, methods)
     for before, day, after, truth in zip(days, days[1:], days[2:], images[1:], strict=False):
         case = scene.score(before, day, after, truth, (truth > 0).all(axis=0), alone=True)
         if case is not None:
@@ -324,7 +351,7 @@ def groups(
         Group(
             f"worlds, {name}",
             f"{worlds} demo worlds, {name}",
-            partial(simulated, folder, worlds, size, subset, model),
+            partial(simulated, folder, worlds, size, subset, usual(model)),
         )
         for name, subset in SUBSETS.items()
         if set(subset) <= set(bands)
@@ -335,24 +362,26 @@ def groups(
             Group(
                 f"worlds, {name}",
                 f"{few} demo worlds, six bands, {name}",
-                partial(simulated, folder, few, size, BANDS, model, fault),
+                partial(simulated, folder, few, size, BANDS, usual(model), fault),
             )
             for name, fault in FAULTS.items()
         ]
     if SALTON.is_file():
         found += [
-            Group("salton sea", "Salton Sea, triplets within fifty days", partial(salton, model, nearest=False)),
+            Group("salton sea", "Salton Sea, triplets within fifty days", partial(salton, usual(model), nearest=False)),
             Group(
                 "salton sea, adapted",
                 "Salton Sea by halves, each with weights adapted to the other and guarded",
                 partial(adapted, folder, model, minutes),
             ),
             Group(
-                "salton sea, nearest", "Salton Sea, each day from its neighbours", partial(salton, model, nearest=True)
+                "salton sea, nearest",
+                "Salton Sea, each day from its neighbours",
+                partial(salton, usual(model), nearest=True),
             ),
         ]
     if PUCALLPA.is_dir():
-        found.append(Group("pucallpa", "Pucallpa, real Landsat with simulated coarse", partial(pucallpa, model)))
+        found.append(Group("pucallpa", "Pucallpa, real Landsat with simulated coarse", partial(pucallpa, usual(model))))
     return found
 
 
@@ -384,7 +413,7 @@ def by_span(cases: list[Case]) -> list[dict[str, Any]]:
     for least, most in SPANS:
         chosen = [case for case in cases if least <= case.span <= most]
         if chosen:
-            ratios = {m: float(np.mean([c.scores[m]["rmse"] / c.bar() for c in chosen])) for m in METHODS}
+            ratios = {m: float(np.mean([c.scores[m]["rmse"] / c.bar() for c in chosen])) for m in cases[0].scores}
             found.append({"days": f"{least} to {most}", "cases": len(chosen), **ratios})
     return found
 
@@ -440,10 +469,10 @@ def document(results: dict[str, Any]) -> str:
         lines += [*_table(summary(cases)), ""]
         spans = by_span(cases)
         if len(spans) > 1:
-            lines += ["| days of the bracket | cases | " + " | ".join(f"{m} / B" for m in METHODS) + " |"]
-            lines += ["|---" * (len(METHODS) + 2) + "|"]
+            lines += ["| days of the bracket | cases | " + " | ".join(f"{m} / B" for m in cases[0].scores) + " |"]
+            lines += ["|---" * (len(cases[0].scores) + 2) + "|"]
             for row in spans:
-                values = " | ".join(f"{row[method]:.3f}" for method in METHODS)
+                values = " | ".join(f"{row[method]:.3f}" for method in cases[0].scores)
                 lines.append(f"| {row['days']} | {row['cases']} | {values} |")
             lines.append("")
     return "\n".join(lines)

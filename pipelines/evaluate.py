@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +22,9 @@ from stfgan_xr.benchmarks import Benchmark, Split, read_benchmark
 from stfgan_xr.brackets import band_names
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, as_folder, write_json, write_text
-from stfgan_xr.grid import ratio_of
-from stfgan_xr.predictors.methods import METHODS, make
+from stfgan_xr.grid import Halo, ratio_of
+from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction, memory_of
+from stfgan_xr.predictors.methods import METHODS, USUAL, make
 from stfgan_xr.predictors.uncertainty import known
 from stfgan_xr.simulate import world_of
 
@@ -30,6 +33,74 @@ if TYPE_CHECKING:
     from stfgan_xr.predictors import Predictor
 
 SHOWN = ("rmse", "skill", "cc", "ssim", "sam", "ergas", "bias")
+ALL = "all"
+"""Named as a method: every one there is, with what each costs."""
+BLOCK = 1024
+"""Pixels along the block whose memory is stated."""
+
+
+@dataclass
+class Clock:
+    """Seconds that a method took, and the megapixels times days that it gave."""
+
+    seconds: float = 0.0
+    given: float = 0.0
+
+    def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """What some work gives; its time is added."""
+        begun = time.perf_counter()
+        found = work(*arguments)
+        self.seconds += time.perf_counter() - begun
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Timed:
+    """A method that counts its seconds, and is otherwise what it is."""
+
+    predictor: Predictor
+    clock: Clock = field(default_factory=Clock)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.predictor, name)
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands."""
+        return self.predictor.bands
+
+    @property
+    def halo(self) -> Halo:
+        """What it must see beyond a block."""
+        return self.predictor.halo
+
+    @property
+    def fit(self) -> Callable[[Any], Timed]:
+        """Of a method that is fitted before a run; others have none."""
+        fit: Callable[[Any], Predictor] = self.predictor.fit  # type: ignore[attr-defined]
+        return lambda spectra: Timed(self.clock.run(fit, spectra), self.clock)
+
+    def prepare(self, bracket: Bracket) -> Any:
+        """Everything that does not depend on the target day."""
+        return self.clock.run(self.predictor.prepare, bracket)
+
+    def predict(self, prepared: Any, coarse: CoarseWindow) -> Prediction:
+        """The target days."""
+        found: Prediction = self.clock.run(self.predictor.predict, prepared, coarse)
+        self.clock.given += found.mean[:, 0].size / 1e6
+        return found
+
+    def cost(self) -> dict[str, float | str | None]:
+        """Seconds a megapixel and day, MiB that it states for a block, and whether tiles show."""
+        sides = (BLOCK + 2 * self.halo.fine,) * 2
+        return {
+            "seconds": self.clock.seconds / self.clock.given if self.clock.given else None,
+            "memory_mib": memory_of(self.predictor, *sides, 1) / 2**20,
+            # Halos of networks are measured: what lies beyond is less than a count.
+            "tiles": "1 count" if hasattr(self.predictor, "sha256") else "the same",
+        }
 
 
 def _cubes(run: Folder | None, pairs: Path | None) -> tuple[xr.Dataset, xr.Dataset]:
@@ -47,16 +118,18 @@ def _cubes(run: Folder | None, pairs: Path | None) -> tuple[xr.Dataset, xr.Datas
 def _predictors(
     names: Sequence[str] | None, model: Path | None, bands: tuple[str, ...], ratio: int
 ) -> dict[str, Predictor]:
-    """The methods asked for; without any all of them, STFGAN only if its weights are for these bands."""
-    if names:
+    """The methods asked for; without any the usual ones, STFGAN only if its weights are for these bands."""
+    every = list(names or ()) == [ALL]
+    if names and not every:
         unknown = [name for name in names if name not in METHODS]
         if unknown:
             raise InputError(f"--method {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}")
         return {name: make(name, bands, model if name == "stfgan" else None, ratio) for name in names}
-    found = {}
-    for name in METHODS:
+    found: dict[str, Predictor] = {}
+    for name in METHODS if every else USUAL:
         try:
-            found[name] = make(name, bands, model if name == "stfgan" else None, ratio)
+            made = make(name, bands, model if name == "stfgan" else None, ratio)
+            found[name] = Timed(made) if every else made
         except InputError as error:
             if model is not None:
                 raise
@@ -151,6 +224,21 @@ def _draw_parts(kind: str, found: Mapping[str, Any], counts: Mapping[str, int] |
     return drawn
 
 
+def _draw_all(title: str, table: evaluation.Table, costs: Mapping[str, Mapping[str, Any]]) -> Drawn:
+    """One row a method: RMSE, also of each class of change, and cost."""
+    note = f"rmse also by class; s/Mpx of a day, here, where intervals have few; MiB: of {BLOCK} x {BLOCK} pixels"
+    drawn = Drawn(title=title, caption=note, title_justify="left", caption_justify="left")
+    classes = list(next(iter(table.values())).class_means)
+    for name in ("method", "rmse", *classes, "s/Mpx", "MiB", "tiles"):
+        drawn.add_column(name, justify="left" if name in ("method", "tiles") else "right")
+    for name, result in table.items():
+        cost, means = costs[name], result.class_means
+        seconds = "-" if cost["seconds"] is None else f"{cost['seconds']:.2f}"
+        scores = (_number(result.mean.get("rmse")), *(_number(means[of]["rmse"]) for of in classes))
+        drawn.add_row(name, *scores, seconds, f"{cost['memory_mib']:.0f}", cost["tiles"])
+    return drawn
+
+
 def _show(title: str, table: evaluation.Table, note: str) -> None:
     pixels = next(iter(table.values())).class_pixels
     out.print(_draw_cases(table))
@@ -177,7 +265,11 @@ def command(
         str | None, typer.Option(help="Cases t1/tp/t2, a comma list. Default: leave each day out.")
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help=f"One of {', '.join(METHODS)}; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(
+            help=f"One of {', '.join(METHODS)}; may be repeated. all: every one and its cost. "
+            f"Default: {', '.join(USUAL)}."
+        ),
     ] = None,
     model: Annotated[Path | None, typer.Option(help="Weights of stfgan. Default: those of the package.")] = None,
     bands: Annotated[str | None, typer.Option(help="Comma list of bands. Default: all.")] = None,
@@ -208,20 +300,24 @@ def command(
     world = world_of(run) if truth and not triplets and run is not None else None
     if world is not None and run is not None:
         table = _against_truth(run, world, predictors, TRUTH_DAYS)
-        _show("Means against the truth, all pixels", table, "skill: gain over the better of linear and delta")
+        title, note = "Means against the truth, all pixels", "skill: gain over the better of linear and delta"
     else:
         table = _withheld(landsat, modis, predictors, triplets, chosen)
-        _show(
+        title, note = (
             "Means over the cases",
-            table,
             "skill: gain over the better of linear and delta; ergas with h/l of the cubes",
         )
+    costs = {name: predictor.cost() for name, predictor in predictors.items() if isinstance(predictor, Timed)}
+    if costs:
+        out.print(_draw_all(title, table, costs))
+    else:
+        _show(title, table, note)
     if chosen is not None and chosen.split.published:
         _show_split(chosen.split)
     if json_file is not None or report is not None:
         stated = facts(run, (landsat, modis), predictors, table, world)
         if json_file is not None:
-            of_set = {"benchmark": chosen.facts()} if chosen else {}
+            of_set = ({"benchmark": chosen.facts()} if chosen else {}) | ({"cost": costs} if costs else {})
             write_json(json_file, evaluation.to_json(table) | {"report": stated.to_json()} | of_set)
         if report is not None and render is not None:
             write_text(report, render(reporting.sections(table, stated)))

@@ -23,6 +23,7 @@ from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, LocalFolder, as_folder
 from stfgan_xr.grid import describe
 from stfgan_xr.lease import Lease, held
+from stfgan_xr.predictors import with_spread
 from stfgan_xr.predictors.methods import METHODS, make
 from stfgan_xr.predictors.uncertainty import calibrated
 from stfgan_xr.region import Region
@@ -70,6 +71,7 @@ class Run:
     model: str | None = None
     adapt: float | None = None
     guard: bool = False
+    spread: bool = False
 
     def identity(self) -> dict[str, Any]:
         """Parameters that must be the same for the folder to be gone on with."""
@@ -80,6 +82,7 @@ class Run:
             "guard": self.guard,
             "keep_observed": self.keep_observed,
             "uncertainty": calibrated(self.predictor).uncertainty.digest if self.uncertainty else None,
+            **({"spread": True} if self.spread else {}),
         }
 
     @property
@@ -89,8 +92,9 @@ class Run:
 
     def job(self, landsat: xr.Dataset, modis: xr.Dataset) -> fusion.Job:
         """The fusion of two cubes, laid out."""
+        predictor = with_spread(self.predictor) if self.spread else self.predictor
         return fusion.plan(
-            landsat, modis, self.predictor, self.request.days,
+            landsat, modis, predictor, self.request.days,
             bracket_days=self.request.bracket_days, keep_observed=self.keep_observed,
             uncertainty=self.uncertainty, tile=self.tile,
         )  # fmt: skip
@@ -328,6 +332,9 @@ def command(
         bool,
         typer.Option(help="A clear Landsat observation of the day is the product there.", rich_help_panel=cubes.METHOD),
     ] = True,
+    spread: Annotated[
+        bool, typer.Option("--spread", help="Add spread_BAND, by how much predictions from before and after differ.")
+    ] = False,
     uncertainty: Annotated[
         bool,
         typer.Option(
@@ -398,7 +405,9 @@ def command(
     own = getattr(predictor, "sha256", None)
     if guard and (method != "stfgan" or uncertainty):
         raise InputError("--guard goes with stfgan and without --uncertainty, which progress does not have")
-    run = Run(folder, request, method, predictor, keep_observed, tile, uncertainty, own, minutes, guard)
+    if spread:
+        with_spread(predictor)  # refused before anything is searched
+    run = Run(folder, request, method, predictor, keep_observed, tile, uncertainty, own, minutes, guard, spread)
     folder.check()
     document = {} if overwrite else cubes.check_folder(folder, run.identity())
     if _finished(run, document):

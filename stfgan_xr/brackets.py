@@ -15,11 +15,12 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from scipy import ndimage
 
 from stfgan_xr.days import to_numbers
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo, Window
-from stfgan_xr.predictors import Bracket, CoarseWindow
+from stfgan_xr.predictors import Archive, Bracket, CoarseWindow
 from stfgan_xr.sensors import BANDS, Observation, is_clear, to_reflectance
 
 FILL_DAYS = 16
@@ -130,10 +131,33 @@ def series(dataset: xr.Dataset, bands: Sequence[str] | None = None) -> DatasetSe
     return DatasetSeries(part, names, (dataset.sizes["y"], dataset.sizes["x"]))
 
 
+SPECTRA, PLACES, PLACE = 20_000, 64, 32
+"""Of a sample of spectra: pixels at most, windows they are taken from, and pixels along one."""
+
+
+def spectra(landsat: Series) -> Float:
+    """A sample ``(pixel, band)`` of the clear observations of a fine series, from places and days of a fixed seed."""
+    draw = np.random.default_rng(0)
+    rows, columns = (min(PLACE, side) for side in landsat.shape)
+    found = [np.empty((0, len(landsat.bands)), np.float32)]
+    for _ in range(PLACES if landsat.days else 0):
+        index = [int(draw.integers(len(landsat.days)))]
+        top, left = (
+            int(draw.integers(side - part + 1)) for side, part in zip(landsat.shape, (rows, columns), strict=True)
+        )
+        window = Window(top, top + rows, left, left + columns)
+        clear = is_clear(landsat.qa(index, window)[0])
+        if clear.any():
+            values = landsat.read(index, window)[0][:, clear].T
+            found.append(values[~_any_nan(values, 1)])
+    whole = np.concatenate(found)
+    return whole[np.sort(draw.permutation(len(whole))[:SPECTRA])]
+
+
 def band_names(dataset: xr.Dataset) -> tuple[str, ...]:
     """Bands of a Dataset: the known ones in their order, then others as they come."""
     images = [str(n) for n, v in dataset.data_vars.items() if v.dims == ("time", "y", "x")]
-    no_bands = {"qa", "days_before", "days_after", *(f"std_{name}" for name in images)}
+    no_bands = {"qa", "days_before", "days_after", *(f"{of}_{name}" for of in ("std", "spread") for name in images)}
     others = [n for n in images if n not in BANDS and n not in no_bands]
     return tuple(band for band in BANDS if band in images) + tuple(others)
 
@@ -356,6 +380,15 @@ class _Fine:
             out[:, here] = self._image(int(index))[:, here]
         return out
 
+    def cloud_distances(self, chosen: Index, reach: int) -> Float:
+        """Pixels ``(y, x)`` over ``inside``, at most ``reach``, to what is not clear in the chosen acquisitions."""
+        out = np.full(self.inside.shape, reach, np.float32)
+        for index in np.unique(chosen[chosen != NONE]):
+            here, clear = chosen == index, self.clear[int(index)]
+            if not clear.all():
+                out[here] = np.minimum(ndimage.distance_transform_edt(clear), reach)[here]
+        return out
+
     def _image(self, index: int) -> Float:
         if index not in self.images:
             while len(self.images) > 3:  # an interval shares most of its days with the last one, not with older ones
@@ -407,8 +440,9 @@ def _runs(fine: _Fine, days: Sequence[int], bracket_days: int) -> Iterator[tuple
         yield run, choice
 
 
-def _coarse_composite(coarse: _Coarse, chosen: Index, days: Sequence[int], ratio: int) -> Float:
-    """Coarse reflectance ``(band, cy, cx)`` on the days of the chosen fine pixels: their mean over each cell.
+def _coarse_composite(coarse: _Coarse, chosen: Index, days: Sequence[int], ratio: int) -> tuple[Float, Bool]:
+    """Coarse reflectance ``(band, cy, cx)`` on the days of the chosen fine pixels, their mean over each cell, and where
+    there is any.
 
     Cells none of whose pixels has an observation take the days of the nearest cell that has, then 0.
     """
@@ -425,7 +459,7 @@ def _coarse_composite(coarse: _Coarse, chosen: Index, days: Sequence[int], ratio
         known = count * ~np.isnan(values).any(axis=0)
         total += np.where(known > 0, values, np.float32(0)) * known
         weight += known
-    return (total / np.maximum(weight, 1)).astype(np.float32)
+    return (total / np.maximum(weight, 1)).astype(np.float32), weight > 0
 
 
 def _acquired(chosen: Index, days: Sequence[int], none: int) -> npt.NDArray[np.int32]:
@@ -441,6 +475,8 @@ def intervals(
     halo: Halo,
     ratio: int,
     bracket_days: int = 64,
+    archive: bool = False,
+    cloud_reach: int = 0,
 ) -> Iterator[Interval]:
     """The target days of a block in runs that share their observations, with everything a predictor needs.
 
@@ -458,6 +494,10 @@ def intervals(
         Fine pixels along a coarse cell.
     bracket_days
         Observations further from a target day are not used.
+    archive
+        Brackets hold all observations of the series as well, however far.
+    cloud_reach
+        Fine pixels, at most ``halo.fine``, up to which brackets hold distances to clouds; 0: they hold none.
 
     Yields
     ------
@@ -465,12 +505,38 @@ def intervals(
         In the order of the days; together they hold every day once.
     """
     place = _Place.of(window, halo, ratio, landsat.shape, modis.shape)
-    fine = _Fine.read(landsat, place.inside, place.near, min(days) - bracket_days, max(days) + bracket_days)
+    ends = (min(days) - bracket_days, max(days) + bracket_days)
+    first, last = (min([*landsat.days, *ends]), max([*landsat.days, *ends])) if archive else ends
+    fine = _Fine.read(landsat, place.inside, place.near, first, last)
     used = [landsat.days[i] for i in fine.clear]
     reach = (min([*used, min(days) - halo.days]), max([*used, max(days) + halo.days]))
     coarse = _read_coarse(modis, place.wide, *reach)
+    everything = _archive(place, fine, coarse) if archive else None
     for run, choice in _runs(fine, days, bracket_days):
-        yield _interval(place, fine, coarse, run, choice)
+        interval = _interval(place, fine, coarse, run, choice, everything)
+        yield _with_clouds(interval, place, fine, choice, cloud_reach) if cloud_reach else interval
+
+
+def _with_clouds(interval: Interval, place: _Place, fine: _Fine, choice: _Choice, reach: int) -> Interval:
+    """An interval whose bracket tells how far clouds are."""
+    before, after = (
+        place.fine(fine.cloud_distances(chosen, reach), place.inside) for chosen in (choice.before, choice.after)
+    )
+    return replace(interval, bracket=replace(interval.bracket, cloud_before=before, cloud_after=after))
+
+
+def _archive(place: _Place, fine: _Fine, coarse: _Coarse) -> Archive:
+    """All acquisitions with a clear pixel in the block's window, and the coarse images of their days."""
+    near = _relative(place.near, place.inside)
+    seen = sorted(index for index, clear in fine.clear.items() if clear[near].any())
+    days = tuple(fine.landsat.days[index] for index in seen)
+    images = np.full((len(days), len(fine.landsat.bands), *place.near.shape), np.nan, np.float32)
+    for image, index in zip(images, seen, strict=True):
+        clear = fine.clear[index][near]
+        image[:, clear] = fine.landsat.read([index], place.near)[0][:, clear]
+    cells = [coarse.on(day) for day in days]
+    along = np.stack(cells) if cells else np.empty((0, *coarse.values.shape[1:]), np.float32)
+    return Archive(days, place.fine(images, place.near), place.coarse(along))
 
 
 def reach_cells(halo: Halo, ratio: int) -> int:
@@ -505,6 +571,13 @@ class _Place:
         """A fine array over a read window as the block with its halo, mirrored beyond the grid."""
         return _mirrored(array, over, self.window.pad(self.halo.fine), self.shape)
 
+    def on_grid(self, known: Bool) -> Bool:
+        """A mask over ``near`` as the block with its halo: False beyond the grid, where nothing was observed."""
+        target = self.window.pad(self.halo.fine)
+        out = np.zeros(target.shape, bool)
+        out[_relative(self.near, target)] = known
+        return out
+
     def coarse(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A coarse array over the cells read as those of the block with its halo."""
         target = self.window.cells(self.ratio).pad(self.halo.coarse)
@@ -517,24 +590,27 @@ class _Side:
 
     image: Float
     composite: Float
+    composed: Bool
     acquired: npt.NDArray[np.int32]
     missing: Bool
 
 
 def _side(place: _Place, fine: _Fine, coarse: _Coarse, chosen: Index, none: int) -> _Side:
     days = fine.landsat.days
-    composite = _coarse_composite(coarse, chosen, days, place.ratio)
+    composite, composed = _coarse_composite(coarse, chosen, days, place.ratio)
     image = fine.gather(chosen[_relative(place.near, place.inside)])
     filled = _fill_fine(image, composite, place.near, coarse.inside, place.ratio)
-    return _Side(filled, composite, _acquired(chosen, days, none), _any_nan(image, 0))
+    return _Side(filled, composite, composed, _acquired(chosen, days, none), _any_nan(image, 0))
 
 
-def _interval(place: _Place, fine: _Fine, coarse: _Coarse, run: Sequence[int], choice: _Choice) -> Interval:
+def _interval(
+    place: _Place, fine: _Fine, coarse: _Coarse, run: Sequence[int], choice: _Choice, archive: Archive | None
+) -> Interval:
     before, after = (_side(place, fine, coarse, chosen, run[0]) for chosen in (choice.before, choice.after))
     halo, block = place.halo, _relative(place.window, place.inside)
     series_days = tuple(range(run[0] - halo.days, run[-1] + halo.days + 1))
     start = series_days[0] - coarse.first_day
-    values = np.nan_to_num(coarse.values[start : start + len(series_days)])
+    values = coarse.values[start : start + len(series_days)]
     cells = _relative(place.window.cells(place.ratio), coarse.inside)
     bracket = Bracket(
         fine_before=place.fine(before.image, place.near),
@@ -545,11 +621,16 @@ def _interval(place: _Place, fine: _Fine, coarse: _Coarse, run: Sequence[int], c
         day_after=place.fine(after.acquired, place.inside),
         ratio=place.ratio,
         halo=halo,
+        known=place.on_grid(~(before.missing | after.missing)),
+        coarse_known=place.coarse(before.composed & after.composed),
+        archive=archive,
     )
     return Interval(
         days=tuple(run),
         bracket=bracket,
-        coarse=CoarseWindow(tuple(run), place.coarse(values), series_days),
+        coarse=CoarseWindow(
+            tuple(run), place.coarse(np.nan_to_num(values)), series_days, place.coarse(~_any_nan(values, 1))
+        ),
         day_before=before.acquired[block],
         day_after=after.acquired[block],
         extrapolated=choice.extrapolated[block],

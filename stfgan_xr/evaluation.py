@@ -1,7 +1,8 @@
 """How good a method is: acquisitions withheld and predicted, and, in the demo, the truth itself.
 
 The protocol is fair: a case ``t1/tp/t2`` is fused from the acquisitions of ``t1`` and ``t2`` and the coarse series
-only, so nothing acquired on ``tp`` or strictly between ``t1`` and ``t2`` is used. Scores are over the pixels clear on
+only, so nothing acquired on ``tp`` or strictly between ``t1`` and ``t2`` is used; methods that ask for all observations
+also have those before ``t1`` and after ``t2``. Scores are over the pixels clear on
 all three days to which every method gives a value; conventions are those of :mod:`stfgan_xr.metrics`.
 """
 
@@ -24,7 +25,7 @@ from stfgan_xr.fusion import Quality, fuse
 from stfgan_xr.grid import Window, ratio_of
 from stfgan_xr.landscape import Truth
 from stfgan_xr.metrics import NAMES, Scores, common_mask, sample_scores, scores, seam, with_intervals, with_skill
-from stfgan_xr.predictors import Predictor
+from stfgan_xr.predictors import Predictor, wants_archive
 from stfgan_xr.predictors.simple import Delta, Linear
 from stfgan_xr.predictors.uncertainty import SHARES, known
 from stfgan_xr.sensors import is_clear
@@ -197,13 +198,22 @@ def evaluate_triplets(
     for triplet in triplets:
         before, truth, after, valid = _observations(landsat, triplet, bands)
         days = to_datetime64((triplet.before, triplet.after))
-        pair = landsat.sel(time=days)
-        fused = {name: _predict(pair, modis, predictor, triplet) for name, predictor in compared.items()}
+        given = {False: landsat.sel(time=days), True: _outside(landsat, *days)}
+        fused = {
+            name: _predict(given[wants_archive(predictor)], modis, predictor, triplet)
+            for name, predictor in compared.items()
+        }
         classes = changes.of_observations(before, truth, after)
         found = _compare(fused, triplet.target, bands, truth, valid, ratio, classes)
         for name in methods:
             rows[name].append(replace(found[name], day=triplet.target, triplet=triplet))
     return {name: Result(tuple(found_rows), bands) for name, found_rows in rows.items()}
+
+
+def _outside(landsat: xr.Dataset, before: np.datetime64, after: np.datetime64) -> xr.Dataset:
+    """Without the acquisitions between two days."""
+    days = landsat["time"].values
+    return landsat.isel(time=(days <= before) | (days >= after))
 
 
 def _common_bands(methods: Mapping[str, Predictor]) -> tuple[str, ...]:

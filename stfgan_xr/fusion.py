@@ -18,11 +18,20 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
 from stfgan_xr import store
-from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, reach_cells, series
+from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, reach_cells, series, spectra
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError, ResourceError
 from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
-from stfgan_xr.predictors import CoarseWindow, Prediction, Predictor, memory_of
+from stfgan_xr.predictors import (
+    Prediction,
+    Predictor,
+    cloud_reach,
+    fitted,
+    is_fitted,
+    memory_of,
+    tells_spread,
+    wants_archive,
+)
 from stfgan_xr.predictors.uncertainty import SHARES, Calibrated, Uncertainty, calibrated
 from stfgan_xr.sensors import FILL, SCALE, from_reflectance, to_reflectance
 
@@ -68,9 +77,11 @@ class Options:
     keep_observed: bool = True
 
 
-def fused_variables(bands: Sequence[str], uncertainty: Uncertainty | None = None) -> dict[str, store.Variable]:
-    """The variables of a fused cube: bands, ``qa``, ages in days, the coarse residual of each band and, if it is known,
-    its standard deviation."""
+def fused_variables(
+    bands: Sequence[str], uncertainty: Uncertainty | None = None, spread: bool = False
+) -> dict[str, store.Variable]:
+    """The variables of a fused cube: bands, ``qa``, ages in days, the coarse residual of each band and, where they are
+    known, its standard deviation, and the spread of what is predicted from before and from after."""
     flags = {flag.name or "": flag.value for flag in Quality}
     age = {"units": "days", "long_name": f"days to the nearest clear observation, {NO_AGE} or more: {NO_AGE}"}
     variables = {band: store.reflectance_variable(band) for band in bands}
@@ -84,7 +95,14 @@ def fused_variables(bands: Sequence[str], uncertainty: Uncertainty | None = None
             variable = store.reflectance_variable(f"standard deviation of {band}")
             stated = {f"interval_{share * 100:.0f}": width for share, width in zip(SHARES, widths, strict=True)}
             variables[f"std_{band}"] = replace(variable, attributes={**variable.attributes, **stated})
+    if spread:
+        for band in bands:
+            variables[f"spread_{band}"] = store.reflectance_variable(f"{band} predicted from after minus from before")
     return variables
+
+
+def _variables(predictor: Predictor) -> dict[str, store.Variable]:
+    return fused_variables(predictor.bands, _uncertainty(predictor), tells_spread(predictor))
 
 
 def _uncertainty(predictor: Predictor) -> Uncertainty | None:
@@ -132,7 +150,7 @@ class _Canvas:
         cells = window.cells(ratio).shape
         arrays = {
             name: np.full((count, *(cells if v.dims == store.COARSE else window.shape)), v.fill, v.dtype)
-            for name, v in fused_variables(predictor.bands, _uncertainty(predictor)).items()
+            for name, v in _variables(predictor).items()
         }
         needs_coarse = predictor.halo.coarse > 0
         # Only the mirrored pixels that a block's own halo shows to the predictor count.
@@ -165,6 +183,10 @@ class _Canvas:
         self._residual(at, interval.coarse.on(day), gaps.missing[which], interval.bracket.halo.coarse)
         if self.uncertainty is not None and prediction.std is not None:
             self._deviation(at, prediction.std[number], self.uncertainty.observed, observed, nodata)
+        if prediction.spread is not None:
+            told = ~nodata & ~observed & ~interval.extrapolated
+            for band, values in zip(self.bands, prediction.spread[number], strict=True):
+                self.arrays[f"spread_{band}"][at] = from_reflectance(np.where(told, values, np.float32(np.nan)))
 
     def _deviation(self, at: int, std: Any, of_observation: Sequence[float], observed: Any, nodata: Any) -> None:
         for band, values, own in zip(self.bands, std, of_observation, strict=True):
@@ -221,9 +243,7 @@ def _predictions(
     for start in range(0, len(days), most):
         batch = tuple(days[start : start + most])
         try:
-            found = predictor.predict(
-                prepared, CoarseWindow(batch, interval.coarse.series, interval.coarse.series_days)
-            )
+            found = predictor.predict(prepared, replace(interval.coarse, days=batch))
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
                 raise
@@ -267,7 +287,10 @@ def fuse_block(
     ratio = landsat.shape[0] // modis.shape[0]
     canvas = _Canvas.empty(window, landsat.shape, len(days), predictor, ratio)
     at = 0
-    for interval in intervals(landsat, modis, window, days, predictor.halo, ratio, options.bracket_days):
+    for interval in intervals(
+        landsat, modis, window, days, predictor.halo, ratio, options.bracket_days,
+        archive=wants_archive(predictor), cloud_reach=cloud_reach(predictor),
+    ):  # fmt: skip
         if interval.missing.all() and not options.keep_observed:
             at += len(interval.days)
             continue
@@ -302,6 +325,10 @@ def _write_block(
     return store.write_block(path, layout, block, arrays, pixels=pixels, valid=int((valid & inside).sum()))
 
 
+def _fitted(predictor: Predictor, landsat: DatasetSeries) -> Predictor:
+    return fitted(predictor, spectra(landsat)) if is_fitted(predictor) else predictor
+
+
 @dataclass(frozen=True)
 class Job:
     """A fusion that is ready to run: what to read, how, and the layout of the result.
@@ -324,10 +351,15 @@ class Job:
     layout: store.Layout
     options: Options
 
-    def block(self, block: store.Block) -> Delayed:
+    def ready(self) -> Job:
+        """With the global part of the method fitted to a sample of the whole area, if it has one: that reads pixels."""
+        return replace(self, predictor=_fitted(self.predictor, self.landsat))
+
+    def block(self, block: store.Block, predictor: Any = None) -> Delayed:
         """The arrays of one block as a task, which gets just the part of the series that it needs."""
-        sources, *arguments = self._arguments(block)
-        task: Delayed = delayed(fuse_block, pure=False)(*sources, *arguments)
+        sources, own, *arguments = self._arguments(block)
+        method = own if predictor is None else predictor
+        task: Delayed = delayed(fuse_block, pure=False)(*sources, method, *arguments)
         return task
 
     def _arguments(self, block: store.Block) -> tuple[Any, ...]:
@@ -338,15 +370,19 @@ class Job:
         halo, ratio = self.predictor.halo, self.layout.ratio
         reach = self.options.bracket_days
         cells = window.cells(ratio).pad(reach_cells(halo, ratio))
-        fine = self.landsat.crop(cells.pixels(ratio), days[0] - reach, days[-1] + reach)
-        more = reach + FILL_DAYS + halo.days
-        coarse = self.modis.crop(cells, days[0] - more, days[-1] + more)
+        first, last = days[0] - reach, days[-1] + reach
+        if wants_archive(self.predictor):
+            first, last = min([first, *self.landsat.days]), max([last, *self.landsat.days])
+        fine = self.landsat.crop(cells.pixels(ratio), first, last)
+        more = FILL_DAYS + halo.days
+        coarse = self.modis.crop(cells, first - more, last + more)
         return fine, coarse
 
     def write_tasks(self, path: store.Where, pending: Iterable[store.Block]) -> Iterator[Delayed]:
         """One task for each block: fuse, write whole shards, return the record."""
+        ready = self.ready()
         for block in pending:
-            yield delayed(_write_block, pure=False)(path, self.layout, block, *self._arguments(block))
+            yield delayed(_write_block, pure=False)(path, self.layout, block, *ready._arguments(block))
 
     def memory(self) -> float:
         """Bytes a worker needs for one block, roughly: its arrays, its inputs with halo, and the network's maps."""
@@ -364,11 +400,15 @@ class Job:
         fine = near * 4 * bands * 8 + wide * (acquisitions + 12)
         coarse_days = days + 2 * (self.options.bracket_days + FILL_DAYS)
         coarse = wide / layout.ratio**2 * coarse_days * bands * 4 * 6
+        if wants_archive(self.predictor):  # as it is read, and with its gaps filled
+            fine += near * 4 * bands * 2 * len(self.landsat.days)
         return block + fine + coarse + memory_of(self.predictor, *sides, days) + BASE_MEMORY
 
     def lazy(self) -> xr.Dataset:
         """The result as a Dataset of dask arrays, one chunk a block, decoded to reflectance."""
-        blocks = {block: self.block(block) for block in self.layout.blocks()}
+        # Fitted once for all blocks, and not before values are asked for.
+        method = delayed(_fitted, pure=False)(self.predictor, self.landsat) if is_fitted(self.predictor) else None
+        blocks = {block: self.block(block, method) for block in self.layout.blocks()}
         variables = {
             name: (variable.dims, self._assemble(name, variable, blocks), dict(variable.attributes))
             for name, variable in self.layout.variables.items()
@@ -426,7 +466,7 @@ def plan(
     if not days:
         raise InputError("no days to fuse")
     side = store.tile_for((int(fine_grid.shape[0]), int(fine_grid.shape[1])), tile_step(ratio), tile)
-    variables = fused_variables(predictor.bands, _uncertainty(predictor))
+    variables = _variables(predictor)
     layout = store.Layout(fine_grid, tuple(days), variables, side, min(run, len(days)), ratio)
     return Job(
         series(landsat, predictor.bands), series(modis, predictor.bands), predictor, layout,
@@ -476,7 +516,9 @@ def fuse(
         ``residual_<band>`` ``(time, yc, xc)``, the cell mean of the result minus the coarse image; ``aoi`` if
         ``landsat`` has it. With ``uncertainty`` also ``std_<band>``, whose attributes ``interval_68`` and
         ``interval_95`` are the half widths of the intervals that hold 68 % and 95 % of the errors, in standard
-        deviations; an observation that is the product has one deviation everywhere.
+        deviations; an observation that is the product has one deviation everywhere. Of a predictor from
+        :func:`stfgan_xr.predictors.with_spread` also ``spread_<band>``, the absolute difference of what is predicted
+        from before alone and from after alone; NaN where there are not both, and of observations that are the product.
 
     Raises
     ------

@@ -94,6 +94,7 @@ SEAM = (
 TRIPLETS = (
     "A case is predicted from the fine images of two days, before and after, and from the coarse series of all days. "
     "The fine image of the target day is the reference and nothing else; fine images of days between are not used.",
+    "Methods that mix all observations (robot) also have those before and after the two.",
     "The reference of a pixel counts where all three days are clear.",
 )
 """Protocol of cases of observations."""

@@ -16,7 +16,7 @@ from pipelines.console import main
 from stfgan_xr import errors, evaluation, fusion
 from stfgan_xr.datasets import read_pairs
 from stfgan_xr.metrics import Scores
-from stfgan_xr.predictors.methods import make
+from stfgan_xr.predictors.methods import METHODS, make
 from tests.synthetic import Scene, day
 
 CASES = (
@@ -174,6 +174,30 @@ def test_the_command_writes_the_table_as_json(
     assert found["report"]["cases"][0]["unused"] == ["2020-10-07", "2020-10-09", "2020-10-17"]
     assert found["report"]["command"].startswith("python -m pipelines.evaluate --pairs")
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_all_methods_are_compared_with_what_they_cost(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, target = str(shared_data / "pairs" / "salton_sea_nir" / "pairs.toml"), tmp_path / "out.json"
+    arguments = ["--pairs", pairs, "--triplets", CASES.split(",")[0], "--method", "all", "--json", str(target)]
+    assert run(arguments, monkeypatch) == 0
+    found = json.loads(target.read_text())
+    assert set(found["cost"]) == set(METHODS)
+    assert set(METHODS) <= set(found)
+    for cost in found["cost"].values():
+        assert cost["seconds"] > 0
+        assert cost["memory_mib"] > 1
+    assert found["cost"]["stfgan"]["tiles"] == "1 count"
+    assert found["cost"]["estarfm"]["tiles"] == "the same"
+    assert found["cost"]["delta"]["seconds"] < found["cost"]["starfm"]["seconds"]
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    rows = [line.replace("│", " ").split() for line in shown.splitlines()]
+    for name in METHODS:
+        (row,) = [row for row in rows if row[:1] == [name]]
+        assert row[1] == f"{found[name]['mean']['rmse']:.4f}"
+        assert row[2:5] == [f"{found[name]['classes'][of]['rmse']:.4f}" for of in ("unchanged", "phenology", "abrupt")]
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import RATIO
 from stfgan_xr.predictors import Predictor
+from stfgan_xr.predictors.efast import EFAST
+from stfgan_xr.predictors.estarfm import ESTARFM
+from stfgan_xr.predictors.fitfc import FitFC
+from stfgan_xr.predictors.fsdaf import FSDAF
 from stfgan_xr.predictors.progress import Progress
+from stfgan_xr.predictors.robot import ROBOT
 from stfgan_xr.predictors.simple import Delta, Linear, Persistence
+from stfgan_xr.predictors.starfm import STARFM
 
-_SIMPLE = {"persistence": Persistence, "linear": Linear, "delta": Delta}
-METHODS = ("stfgan", "progress", *_SIMPLE)
+_SIMPLE: dict[str, Callable[..., Predictor]] = {
+    "persistence": Persistence,
+    "linear": Linear,
+    "delta": Delta,
+    "efast": EFAST,
+}
+_OF_RATIO: dict[str, Callable[..., Predictor]] = {
+    "progress": Progress,
+    "starfm": STARFM,
+    "estarfm": ESTARFM,
+    "fitfc": FitFC,
+    "fsdaf": FSDAF,
+    "robot": ROBOT,
+}
+USUAL = ("stfgan", "progress", "persistence", "linear", "delta")
+"""Methods that are compared if none is named."""
+METHODS = tuple(dict.fromkeys((*USUAL, *_SIMPLE, *_OF_RATIO)))
 """Names of the methods, the default first."""
 
 
@@ -42,8 +63,8 @@ def make(method: str, bands: Sequence[str], model: str | Path | None = None, rat
         raise InputError(f"--model: {method} has no weights; leave it out")
     if method in _SIMPLE:
         return _SIMPLE[method](tuple(bands))
-    if method == "progress":
-        return Progress(tuple(bands), RATIO if ratio is None else ratio)
+    if method in _OF_RATIO:
+        return _OF_RATIO[method](tuple(bands), RATIO if ratio is None else ratio)
     if method == "stfgan":
         from stfgan_xr.predictors.stfgan import load
 

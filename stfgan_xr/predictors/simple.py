@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -70,16 +72,29 @@ def linear(pair: BracketTensors, day: int) -> Tensor:
     return torch.lerp(pair.fine_before, pair.fine_after, weight_after(pair, day)[None])
 
 
-def delta(pair: BracketTensors, day: int, coarse: Tensor) -> Tensor:
+def delta(pair: BracketTensors, day: int, coarse: Tensor, weight: Tensor | None = None) -> Tensor:
     """Linear interpolation plus the coarse image's departure from its own: ``(band, y, x)``.
 
-    Algebraically the weighted mean of ``F1 + up(C2 - C1)`` and ``F3 + up(C2 - C3)`` (EFAST without its cloud
-    weights, Senty et al. 2024).
+    ``weight`` ``(y, x)`` of the later observation is by default :func:`weight_after`. Algebraically the weighted mean
+    of ``F1 + up(C2 - C1)`` and ``F3 + up(C2 - C3)`` (EFAST without its cloud weights, Senty et al. 2024).
     """
-    change_before = pair.up(coarse - pair.coarse_before)
-    change_after = pair.up(coarse - pair.coarse_after)
-    weight = weight_after(pair, day)[None]
-    return torch.lerp(pair.fine_before + change_before, pair.fine_after + change_after, weight)
+    share = weight_after(pair, day) if weight is None else weight
+    return torch.lerp(*moved(pair, coarse), share[None])
+
+
+def moved(pair: BracketTensors, coarse: Tensor) -> tuple[Tensor, Tensor]:
+    """Each observation ``(band, y, x)`` plus the coarse change since or until a day."""
+    return (
+        pair.fine_before + pair.up(coarse - pair.coarse_before),
+        pair.fine_after + pair.up(coarse - pair.coarse_after),
+    )
+
+
+def spreads(pair: BracketTensors, coarse: CoarseWindow) -> npt.NDArray[np.float32]:
+    """By how much :func:`moved` observations differ on the target days, ``(day, band, y, x)``."""
+    with torch.inference_mode():
+        sides = (moved(pair, torch.from_numpy(coarse.on(day))) for day in coarse.days)
+        return np.stack([(after - before).abs().numpy() for before, after in sides])
 
 
 @dataclass(frozen=True)
@@ -114,9 +129,21 @@ class Linear(Persistence):
 
 @dataclass(frozen=True)
 class Delta(Persistence):
-    """Each observation plus the coarse change since or until then, weighted by closeness in time."""
+    """Each observation plus the coarse change since or until then, weighted by closeness in time.
+
+    Attributes
+    ----------
+    spread
+        Predictions tell by how much the two differ.
+    """
 
     halo: Halo = ONE_CELL
+    spread: bool = False
+
+    def predict(self, prepared: BracketTensors, coarse: CoarseWindow) -> Prediction:
+        """Mean ``(day, band, y, x)`` of the target days."""
+        found = super().predict(prepared, coarse)
+        return replace(found, spread=spreads(prepared, coarse)) if self.spread else found
 
     def _on(self, pair: BracketTensors, day: int, coarse: Tensor) -> Tensor:
         return delta(pair, day, coarse)
