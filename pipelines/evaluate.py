@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import xarray as xr
+from rich import box
 from rich.table import Table as Drawn
 
 from pipelines.console import err, main, out
@@ -227,7 +228,14 @@ def _draw_parts(kind: str, found: Mapping[str, Any], counts: Mapping[str, int] |
 def _draw_all(title: str, table: evaluation.Table, costs: Mapping[str, Mapping[str, Any]]) -> Drawn:
     """One row a method: RMSE, also of each class of change, and cost."""
     note = f"rmse also by class; s/Mpx of a day, here, where intervals have few; MiB: of {BLOCK} x {BLOCK} pixels"
-    drawn = Drawn(title=title, caption=note, title_justify="left", caption_justify="left")
+    drawn = Drawn(
+        title=title,
+        caption=note,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     classes = list(next(iter(table.values())).class_means)
     for name in ("method", "rmse", *classes, "s/Mpx", "MiB", "tiles"):
         drawn.add_column(name, justify="left" if name in ("method", "tiles") else "right")

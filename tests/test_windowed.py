@@ -299,6 +299,7 @@ def test_a_block_without_any_observation_is_nodata(name: str) -> None:
     assert (found["red"] == -32768).all()
 
 
+@pytest.mark.slow
 def test_on_the_demo_world_each_is_better_than_persistence_and_estarfm_than_starfm(finished: Path) -> None:
     world = world_of(as_folder(finished))
     assert world is not None

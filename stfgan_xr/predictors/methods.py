@@ -62,7 +62,8 @@ def make(method: str, bands: Sequence[str], model: str | Path | None = None, rat
     if method != "stfgan" and method in METHODS and model is not None:
         raise InputError(f"--model: {method} has no weights; leave it out")
     if method in _SIMPLE:
-        return _SIMPLE[method](tuple(bands))
+        simple: Predictor = _SIMPLE[method](tuple(bands))
+        return simple
     if method in _OF_RATIO:
         return _OF_RATIO[method](tuple(bands), RATIO if ratio is None else ratio)
     if method == "stfgan":
