@@ -26,17 +26,25 @@ def _name(run: Folder) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", str(run).rstrip("/").rpartition("/")[2]).strip("-") or "fused"
 
 
-def _check(folder: Path, overwrite: bool) -> None:
+def _check(folder: Path, name: str, overwrite: bool) -> None:
+    """Refuse a folder that holds anything; with ``overwrite`` all but an export of the same run, which is deleted."""
     LocalFolder(folder).check()
-    if not folder.is_dir() or not any(folder.iterdir()):
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if not found:
         return
     if not overwrite:
         raise InputError(f"--out {folder}: holds something already; choose another folder or add --overwrite")
-    if not (folder / "catalog.json").is_file() and not any(folder.glob("*.nc")) and not any(folder.glob("*.gif")):
+    foreign = [other for other in found if other not in ("catalog.json", name, f"{name}.nc", f"{name}.gif")]
+    if name in found and not (folder / name / "collection.json").is_file():
+        foreign.append(name)
+    if foreign:
         raise InputError(
-            f"--out {folder}: holds no export, and --overwrite deletes nothing else; choose another folder"
+            f"--out {folder}: holds {foreign[0]}, which is no export of this run, and --overwrite deletes nothing "
+            "else; choose another folder"
         )
-    shutil.rmtree(folder)
+    for own in found:
+        path = folder / own
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _write(subset: export.Subset, run: Folder, folder: Path, formats: Sequence[str]) -> None:
@@ -88,7 +96,7 @@ def command(
     area = read_aoi(aoi) if aoi else None
     source = as_folder(run)
     subset = export.select(source, days, named, area)
-    _check(folder, overwrite)
+    _check(folder, _name(source), overwrite)
     with LocalFolder(folder).writing():
         folder.mkdir(parents=True, exist_ok=True)
         _write(subset, source, folder, wanted)

@@ -98,6 +98,9 @@ def _create_coordinates(group: zarr.Group, layout: Layout) -> None:
     _create_coordinate(group, "time", numbers, ("time",), time)
     for name, coordinate in xr_coords(layout.grid).items():
         attributes = {key: _plain(value) for key, value in coordinate.attrs.items()}
+        if "crs" in attributes and layout.grid.crs is not None and layout.grid.crs.epsg is not None:
+            # odc-geo gives what the CRS was made from, an EPSG code or the WKT of another cube: the same for both.
+            attributes["crs"] = f"EPSG:{layout.grid.crs.epsg}"
         dims = () if coordinate.ndim == 0 else ({"y": "y", "x": "x"}.get(str(coordinate.dims[0]), "?"),)
         _create_coordinate(group, str(name), np.asarray(coordinate.values), dims, attributes)
     if any(variable.dims == COARSE for variable in layout.variables.values()):
