@@ -271,3 +271,14 @@ def test_only_an_export_is_overwritten(
         assert code == 2
         assert "choose another folder" in err
     assert (folder / "thesis.txt").read_text() == "years of work"
+    (folder / "thesis.txt").unlink()
+    assert call(finished, "--out", folder, "--format", "gif", "--dates", "2020-03-01/2020-03-02")[0] == 0
+    (folder / "thesis.nc").write_text("years of work")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    code, _, err = call(finished, "--out", folder, "--overwrite", "--dates", "2020-03-01")
+    assert code == 2
+    assert "holds thesis.nc, which is no export of this run" in err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "thesis.nc").unlink()
+    assert call(finished, "--out", folder, "--overwrite", "--dates", "2020-03-01")[0] == 0
+    assert {path.name for path in folder.iterdir()} == {"catalog.json", finished.name}
