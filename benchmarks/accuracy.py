@@ -272,9 +272,13 @@ def adapted(folder: Path, model: Path | None, minutes: float) -> Iterator[Case]:
     clear = _clear(scene.fine)
     middle = sorted(clear)[len(clear) // 2]
     for number, inside in enumerate((lambda day: day < middle, lambda day: day >= middle)):
-        other = landsat.isel(time=[n for n, day in enumerate(scene.fine.days) if not inside(day)])
+        # Of so few acquisitions one is withheld: it must not be one of clouds.
+        other = landsat.isel(time=[n for n, day in enumerate(scene.fine.days) if day in clear and not inside(day)])
         trained = folder / f"adapted-{number}-{minutes:g}"
         found = training.adapt([(other, modis)], "shipped" if model is None else model, trained, minutes)
+        if "withheld" not in found:
+            err.print(f"half {number + 1}: not adapted, {found['why']}", highlight=False)
+            continue
         errors = found["withheld"]["rmse"]
         used = trained / "stfgan.safetensors" if found["used"] else model
         beaten = errors["stfgan" if found["used"] else "from"] < errors["progress"]
@@ -511,8 +515,8 @@ def command(
             if cases:
                 _show(group.title, cases)
                 results["groups"][group.key] = {"title": group.title, "cases": [asdict(case) for case in cases]}
-    to.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    page.write_text(document(results), encoding="utf-8")
+                to.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+                page.write_text(document(results), encoding="utf-8")
 
 
 if __name__ == "__main__":
