@@ -159,7 +159,7 @@ PREFACE = """\
 `{command}`; weights {weights}. RMSE in reflectance; B is the better of linear and delta of each case in hindsight.
 Nothing acquired on the target day or strictly between the bracketing days is used; `robot` also has the acquisitions
 before and after these. `starfm` takes both pairs, `fitfc` and `fsdaf` the nearer observation, as published; both sides:
-weighted by closeness in time.
+weighted by closeness in time. Oracle: progress with the true mean of every cell.
 
 """
 SPEED = """\

@@ -232,8 +232,10 @@ def adapt(scene: Scene, weights: Path, out: Path, **settings: Any) -> dict[str, 
     return training.adapt([(scene.landsat, scene.modis)], weights, out, 0.01, **settings)
 
 
-@pytest.mark.usefixtures("quick")
-def test_adapted_weights_that_are_better_are_used_and_not_made_again(tmp_path: Path) -> None:
+def test_adapted_weights_that_are_better_are_used_and_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "adaptation", lambda *_: replace(QUICK, steps=120, learning_rate=1e-2))
     damped = Damped(64, 64, acquired=ACQUIRED, cloud=0.1, gap=0)
     weights = untrained(tmp_path)
     found = adapt(damped, weights, tmp_path / "adapted")
