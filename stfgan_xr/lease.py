@@ -15,14 +15,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
 from stfgan_xr.errors import ResourceError, StfganError
-from stfgan_xr.files import Folder, to_json
+from stfgan_xr.files import Folder, LocalFolder, to_json
 
 log = logging.getLogger(__name__)
 LEASE = "lease.json"
@@ -177,6 +177,7 @@ def held(folder: Folder) -> Iterator[Lease]:
     >>> holder(folder) is None
     True
     """
+    absent = isinstance(folder, LocalFolder) and not folder.path.exists()
     lease = Lease(folder)
     lease.take()
     renewal = threading.Thread(target=lease._renew, name="lease", daemon=True)
@@ -190,3 +191,6 @@ def held(folder: Folder) -> Iterator[Lease]:
             lease.release()
         except StfganError as error:  # not over what ended the run
             log.warning("the lease of %s cannot be given back: %s", folder, error)
+        if absent and isinstance(folder, LocalFolder):
+            with suppress(OSError):  # a run that was refused leaves nothing, one that wrote something is not empty
+                folder.path.rmdir()
