@@ -115,8 +115,8 @@ class Lease:
             self._refuse(now)
         if now is not None:
             log.warning("%s: the run of %s ended without a word; going on with it", self.folder, now)
-        self.folder.delete_file(LEASE)
-        self.folder.create(LEASE, self._content())
+        # Written over, not deleted: whoever begins in between would find nothing, and not wait to see who was last.
+        self.folder.write(LEASE, self._content())
         time.sleep(SETTLE)
         now = holder(self.folder)
         if now is None or now.token != self.token:
