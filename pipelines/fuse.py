@@ -59,6 +59,8 @@ class Run:
         Minutes that they are adapted for, if they are.
     guard
         Whether weights must beat their anchor on the run's own withheld acquisitions, or it is used.
+    spread
+        Whether the cube tells by how much predictions from before and from after differ.
     """
 
     folder: Folder
@@ -333,7 +335,12 @@ def command(
         typer.Option(help="A clear Landsat observation of the day is the product there.", rich_help_panel=cubes.METHOD),
     ] = True,
     spread: Annotated[
-        bool, typer.Option("--spread", help="Add spread_BAND, by how much predictions from before and after differ.")
+        bool,
+        typer.Option(
+            "--spread",
+            help="Add spread_BAND, by how much predictions from before and after differ.",
+            rich_help_panel=cubes.METHOD,
+        ),
     ] = False,
     uncertainty: Annotated[
         bool,

@@ -101,7 +101,7 @@ def _recorded_run(folder: Folder, document: dict[str, Any], request: Request, ra
     predictor = make(method, request.bands, model, ratio)
     return fuse.Run(
         folder, request, method, predictor, asked["keep_observed"], tile, asked["uncertainty"] is not None,
-        asked["model"], asked["adapt"], asked["guard"],
+        asked["model"], asked["adapt"], asked["guard"], asked.get("spread", False),
     )  # fmt: skip
 
 

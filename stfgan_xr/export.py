@@ -27,7 +27,7 @@ from stfgan_xr.errors import InputError
 from stfgan_xr.files import Folder
 from stfgan_xr.fusion import NO_AGE, Quality
 from stfgan_xr.grid import Window, tiles
-from stfgan_xr.overviews import Pyramid, days_of
+from stfgan_xr.overviews import Pyramid, days_of, window_of
 from stfgan_xr.region import Region
 from stfgan_xr.rendering import composites_of, shade, stretch_of
 from stfgan_xr.sensors import FILL, SCALE
@@ -169,12 +169,7 @@ def _bounds(grid: GeoBox) -> str:
 def _window_of(grid: GeoBox, area: Geometry) -> Window:
     """The pixels whose rectangle holds an area."""
     assert grid.crs is not None
-    box = area.to_crs(grid.crs, resolution=0.01).boundingbox
-    corners = [~grid.affine * (x, y) for x in (box.left, box.right) for y in (box.bottom, box.top)]
-    columns, rows = zip(*corners, strict=True)
-    return Window(
-        int(np.floor(min(rows))), int(np.ceil(max(rows))), int(np.floor(min(columns))), int(np.ceil(max(columns)))
-    )
+    return window_of(grid, area.to_crs(grid.crs, resolution=0.01).boundingbox.bbox)
 
 
 def origin_of(run: Folder, name: str) -> stac.Origin:

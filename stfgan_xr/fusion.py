@@ -97,7 +97,9 @@ def fused_variables(
             variables[f"std_{band}"] = replace(variable, attributes={**variable.attributes, **stated})
     if spread:
         for band in bands:
-            variables[f"spread_{band}"] = store.reflectance_variable(f"{band} predicted from after minus from before")
+            variables[f"spread_{band}"] = store.reflectance_variable(
+                f"difference of {band} predicted from before and from after"
+            )
     return variables
 
 

@@ -179,8 +179,18 @@ def _is_of(target: Folder, digest: str) -> bool:
 def remove(run: Folder) -> None:
     """Delete the overviews of a run."""
     for name in ("fused", "landsat"):
-        for factor in (STEP, STEP**2, STEP**3):
+        for factor in (STEP**level for level in range(1, 8)):  # more than any cube has
             store.remove(overview_folder(run, name, factor))
+
+
+def window_of(grid: GeoBox, bounds: tuple[float, float, float, float]) -> Window:
+    """The pixels of a grid that left, bottom, right and top touch."""
+    left, bottom, right, top = bounds
+    corners = [~grid.affine * (x, y) for x in (left, right) for y in (bottom, top)]
+    columns, rows = zip(*corners, strict=True)
+    return Window(
+        int(np.floor(min(rows))), int(np.ceil(max(rows))), int(np.floor(min(columns))), int(np.ceil(max(columns)))
+    )
 
 
 def days_of(dataset: xr.Dataset) -> list[date]:

@@ -46,7 +46,7 @@ from stfgan_xr.errors import InputError
 from stfgan_xr.files import Folder
 from stfgan_xr.fusion import Quality
 from stfgan_xr.grid import Window, describe
-from stfgan_xr.overviews import Pyramid, View, days_of, open_pyramid
+from stfgan_xr.overviews import Pyramid, View, days_of, open_pyramid, window_of
 from stfgan_xr.rendering import INDICES, composites_of, index_of, indices_of, shade, stretch_of
 from stfgan_xr.sensors import is_clear
 
@@ -96,16 +96,6 @@ def layers_of(runs: Sequence[Folder]) -> list[Layer]:
     landsat, modis = open_pyramid(runs[0], "landsat"), Pyramid({1: store.open_cube(runs[0] / "modis.zarr")})
     found.append(Layer("Landsat, nearest day", landsat, nearest=True, days=days_of(landsat.cube)))
     return [*found, Layer("MODIS", modis, days=days_of(modis.cube))]
-
-
-def window_of(grid: GeoBox, bounds: tuple[float, float, float, float]) -> Window:
-    """The pixels of a grid that left, bottom, right and top touch."""
-    left, bottom, right, top = bounds
-    corners = [~grid.affine * (x, y) for x in (left, right) for y in (bottom, top)]
-    columns, rows = zip(*corners, strict=True)
-    return Window(
-        int(np.floor(min(rows))), int(np.ceil(max(rows))), int(np.floor(min(columns))), int(np.ceil(max(columns)))
-    )
 
 
 @dataclass

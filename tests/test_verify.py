@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from pipelines import fuse, verify
+from pipelines.imagery import Request, make_request
 from stfgan_xr import errors, store
 from stfgan_xr.files import Folder, LocalFolder
+from stfgan_xr.predictors.methods import make
 from tests.object_server import Objects, always
 from tests.synthetic import corner
 from tests.test_commands import arguments, catalog, run  # noqa: F401
@@ -263,3 +265,17 @@ def test_damage_of_an_unfinished_run_is_taken_back_for_its_own_command(
         store.content_digest(finished / name) for name in fuse.CUBES
     ]
     assert sys.unraisablehook is not None
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_run_is_repaired_with_the_options_it_was_made_with(tmp_path: Path, spread: bool) -> None:
+    folder, request = (
+        LocalFolder(tmp_path),
+        make_request("2020-03-01/2020-03-08", None, "demo", None, None, "red,nir", None, 8),
+    )
+    predictor = make("delta", request.bands)
+    made = fuse.Run(folder, request, "delta", predictor, keep_observed=False, tile=256, spread=spread)
+    document = {"request": made.identity(), "cubes": {"fused.zarr": {"layout": {"tile": 256}}}}
+    again = verify._recorded_run(folder, document, Request.recorded(made.identity(), None), 16)
+    assert again.identity() == made.identity()
+    assert (again.spread, again.tile) == (spread, 256)
