@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import fuse
+from pipelines import cubes, fuse
 from stfgan_xr import checkpoint, gate, open_cube, store, training
+from stfgan_xr.files import LocalFolder
 from stfgan_xr.fusion import fuse as fuse_cubes
 from stfgan_xr.predictors.methods import make
 from stfgan_xr.predictors.stages import Architecture, Network
@@ -107,6 +108,8 @@ def test_a_finished_adaptation_serves_a_run_that_was_broken_off_later(
     assert (out / "adapted" / "stfgan.safetensors").stat().st_mtime_ns == kept
     assert run(*command, "--overwrite", "--plan")[0] == 0
     assert (out / "adapted").exists()  # a plan deletes nothing
+    cubes.check_folder(LocalFolder(out), {}, overwrite=True)
+    assert not (out / "adapted").exists()
 
 
 def test_without_withheld_acquisitions_the_run_goes_on_and_says_so(

@@ -122,7 +122,7 @@ def _compete(take: Callable[[], bool], count: int) -> int:
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_of_many_that_begin_together_one_gets_it(folder: Folder, stale: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "SETTLE", 1.0)
+    monkeypatch.setattr(lease, "SETTLE", 0.5)
     if stale:
         write(folder, until=0)
 

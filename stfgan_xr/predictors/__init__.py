@@ -97,6 +97,11 @@ class Bracket:
     cloud_before: Float | None = None
     cloud_after: Float | None = None
 
+    def refuse_other(self, ratio: int, method: str) -> None:
+        """Raise :class:`InputError` if a method was made for another ratio: halo and cells would be others."""
+        if self.ratio != ratio:
+            raise InputError(f"{method} was made for cells of {ratio} pixels, the data has {self.ratio}")
+
     def within(self, halo: Halo) -> Bracket:
         """The same with a smaller halo."""
         fine, coarse = self.halo.fine - halo.fine, self.halo.coarse - halo.coarse

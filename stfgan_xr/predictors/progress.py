@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo
 from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
 from stfgan_xr.predictors.simple import BracketTensors, share_of_time, to_tensors, weight_after
@@ -276,8 +275,7 @@ class Progress:
         InputError
             If the bracket has another ratio, of which halo and cells would be others.
         """
-        if bracket.ratio != self.ratio:
-            raise InputError(f"progress was made for cells of {self.ratio} pixels, the data has {bracket.ratio}")
+        bracket.refuse_other(self.ratio, "progress")
         whole = to_tensors(bracket, torch.device("cpu"))
         pair = whole.crop(0)
         detail = pair.fine_after - pair.fine_before - pair.up(whole.coarse_after - whole.coarse_before)

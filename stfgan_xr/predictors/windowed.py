@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stfgan_xr.errors import InputError
 from stfgan_xr.grid import RATIO, Halo
 from stfgan_xr.predictors import Bool, Bracket, CoarseWindow, Prediction
 from stfgan_xr.predictors.simple import BracketTensors, to_tensors, weight_after
@@ -145,9 +144,7 @@ class Windowed:
         InputError
             If it has another ratio, of which halo and cells would be others.
         """
-        if bracket.ratio != self.ratio:
-            name = type(self).__name__.lower()
-            raise InputError(f"{name} was made for cells of {self.ratio} pixels, the data has {bracket.ratio}")
+        bracket.refuse_other(self.ratio, type(self).__name__.lower())
         return Ground.of(bracket, torch.device(self._device))
 
     @property
