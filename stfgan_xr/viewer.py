@@ -44,7 +44,7 @@ from stfgan_xr.brackets import band_names
 from stfgan_xr.days import to_datetime64
 from stfgan_xr.errors import InputError
 from stfgan_xr.files import Folder
-from stfgan_xr.fusion import Quality
+from stfgan_xr.fusion import NO_AGE, Quality
 from stfgan_xr.grid import Window, describe
 from stfgan_xr.overviews import Pyramid, View, days_of, open_pyramid, window_of
 from stfgan_xr.rendering import INDICES, composites_of, index_of, indices_of, shade, stretch_of
@@ -138,7 +138,7 @@ def image_of(label: str, values: Mapping[str, Array], names: Sequence[str]) -> A
         return index_of(index, values)
     if tuple(names) == ("days_before", "days_after"):
         nearest = np.minimum(values["days_before"], values["days_after"]).astype(np.float32)
-        return np.where(nearest < 255, nearest, np.nan)
+        return np.where(nearest < NO_AGE, nearest, np.nan)
     if len(names) == 3:
         return np.stack([values[name] for name in names])
     return np.asarray(values[names[0]], np.float32)
@@ -354,9 +354,8 @@ class Page:
             part.figure.visible = part.chosen.value != NONE
             if part.figure.visible and part.layer is not None:
                 self._draw(part, part.layer, day, label, names, stretch)
-        scalar = not (len(names) == 3 and label not in {index.label for index in INDICES.values()})
         self.mapper.update(low=stretch[0], high=stretch[1])
-        self.scale.visible = scalar
+        self.scale.visible = not image_is_composite(label, names)
         self.day.title = f"day {day}"
         self.bar.text = f"{label}, {day}: {1000 * (time.monotonic() - started):.0f} ms"
         if anew or len(self.lines[0].data["time"]) == 0:
@@ -471,7 +470,7 @@ class Page:
 
 
 def _age(days: int) -> str:
-    return "none" if days == 255 else f"{days} days"
+    return "none" if days == NO_AGE else f"{days} days"
 
 
 def image_is_composite(label: str, names: Sequence[str]) -> bool:
