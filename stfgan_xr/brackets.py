@@ -350,6 +350,7 @@ class _Fine:
     inside: Window
     near: Window
     clear: dict[int, Bool] = field(default_factory=dict)
+    resampled: dict[int, Bool] = field(default_factory=dict)
     images: dict[int, Float] = field(default_factory=dict)
 
     @classmethod
@@ -357,9 +358,12 @@ class _Fine:
         fine = cls(landsat, inside, near)
         for index, day in enumerate(landsat.days):
             if first <= day <= last:
-                clear = is_clear(landsat.qa([index], inside)[0])
+                qa = landsat.qa([index], inside)[0]
+                clear = is_clear(qa)
                 if clear.any():
                     fine.clear[index] = clear
+                    if (resampled := (qa & Observation.RESAMPLED) != 0).any():
+                        fine.resampled[index] = resampled
         return fine
 
     def composite(self, order: Sequence[int]) -> Index:
@@ -387,6 +391,13 @@ class _Fine:
             here, clear = chosen == index, self.clear[int(index)]
             if not clear.all():
                 out[here] = np.minimum(ndimage.distance_transform_edt(clear), reach)[here]
+        return out
+
+    def is_resampled(self, chosen: Index) -> Bool:
+        """Where ``(y, x)`` over ``inside`` the chosen acquisitions were interpolated from another grid."""
+        out = np.zeros(self.inside.shape, bool)
+        for index, resampled in self.resampled.items():
+            out |= resampled & (chosen == index)
         return out
 
     def _image(self, index: int) -> Float:
@@ -586,13 +597,15 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a bracket: images over ``near`` and the cells read, days over ``inside``, and missing pixels."""
+    """One side of a bracket: images over ``near`` and the cells read, days and what was resampled over ``inside``, and
+    missing pixels."""
 
     image: Float
     composite: Float
     composed: Bool
     acquired: npt.NDArray[np.int32]
     missing: Bool
+    resampled: Bool
 
 
 def _side(place: _Place, fine: _Fine, coarse: _Coarse, chosen: Index, none: int) -> _Side:
@@ -600,7 +613,8 @@ def _side(place: _Place, fine: _Fine, coarse: _Coarse, chosen: Index, none: int)
     composite, composed = _coarse_composite(coarse, chosen, days, place.ratio)
     image = fine.gather(chosen[_relative(place.near, place.inside)])
     filled = _fill_fine(image, composite, place.near, coarse.inside, place.ratio)
-    return _Side(filled, composite, composed, _acquired(chosen, days, none), _any_nan(image, 0))
+    acquired, resampled = _acquired(chosen, days, none), fine.is_resampled(chosen)
+    return _Side(filled, composite, composed, acquired, _any_nan(image, 0), resampled)
 
 
 def _interval(
@@ -624,6 +638,8 @@ def _interval(
         known=place.on_grid(~(before.missing | after.missing)),
         coarse_known=place.coarse(before.composed & after.composed),
         archive=archive,
+        resampled_before=place.fine(before.resampled, place.inside) if before.resampled.any() else None,
+        resampled_after=place.fine(after.resampled, place.inside) if after.resampled.any() else None,
     )
     return Interval(
         days=tuple(run),

@@ -54,7 +54,9 @@ def _predict(network: Network, bracket: Bracket, coarse: CoarseWindow, among: Se
         margins = Margins.within(architecture, bracket.halo, bracket.ratio)
         started = start(network, to_pair(bracket, margins, architecture, device, among))
         pace = architecture.pace(to_tensors(bracket, device), margins.result1)
-        targets = Targets.of(pace, coarse, coarse.days, device).placed(among, len(architecture.bands))
+        targets = Targets.of(pace, coarse, coarse.days, bracket.coarse_before, device).placed(
+            among, len(architecture.bands)
+        )
         return stage2(network, started, stage1(network, started, targets)[1]).numpy()
 
 

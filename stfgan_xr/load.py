@@ -20,7 +20,7 @@ from odc.geo.xr import xr_coords
 from stfgan_xr.days import to_datetime64
 from stfgan_xr.errors import InputError, SourceError
 from stfgan_xr.harmonise import Linear, adjust, bandpass
-from stfgan_xr.rasters import READERS, AssetReader, Resampling, TilesReader, are_there
+from stfgan_xr.rasters import READERS, AssetReader, Resampling, TilesReader, are_there, same_crs, whole_shift
 from stfgan_xr.remote import Login
 from stfgan_xr.scenes import TOKENS, Scene, Side, check_href, is_allowed, is_hdf5
 from stfgan_xr.sensors import FILL, SENSORS, Observation, Sensor, decode, field_of
@@ -98,6 +98,14 @@ def _resampling(sensor: Sensor, grid: GeoBox) -> Resampling:
     return Resampling.average if much_finer else RESAMPLING[sensor.kind]
 
 
+def _is_interpolated(scene: Scene, grid: GeoBox) -> bool:
+    """Whether a fine scene states another lattice than the grid's, so that it is interpolated."""
+    sensor = SENSORS[scene.sensor]
+    if sensor.kind != "fine" or scene.transform is None or _resampling(sensor, grid) == Resampling.average:
+        return False
+    return not same_crs(scene.crs, _epsg(grid)) or whole_shift(Affine(*scene.transform), grid.affine) is None
+
+
 def _epsg(grid: GeoBox) -> int:
     """The code of a grid's CRS.
 
@@ -143,10 +151,18 @@ def _first_valid(counts: npt.NDArray[np.int16], qa: npt.NDArray[np.uint16]) -> C
     return found
 
 
-def _mosaic(raw: npt.NDArray[Any], quality: npt.NDArray[Any], sensor: Sensor, bands: tuple[str, ...]) -> Counts:
+def _mosaic(
+    raw: npt.NDArray[Any],
+    quality: npt.NDArray[Any],
+    sensor: Sensor,
+    bands: tuple[str, ...],
+    interpolated: Sequence[bool],
+) -> Counts:
     """Counts and observation bits ``(band + 1, y, x)`` of one day from raw ``(scene, role, y, x)``."""
     decoded = [decode(values, words, sensor, bands) for values, words in zip(raw, quality, strict=True)]
-    return _first_valid(np.stack([counts for counts, _ in decoded]), np.stack([qa for _, qa in decoded]))
+    marks = [np.uint16(Observation.RESAMPLED if moved else 0) for moved in interpolated]
+    words = [np.where(qa & Observation.FILL, qa, qa | mark) for (_, qa), mark in zip(decoded, marks, strict=True)]
+    return _first_valid(np.stack([counts for counts, _ in decoded]), np.stack(words).astype(np.uint16))
 
 
 def _merge(*parts: Counts) -> Counts:
@@ -177,7 +193,10 @@ def _sensor_day(
     quality = stack(roles, sensor.quality_dtype, sensor.quality_fill, Resampling.nearest)
     meta = np.empty((0, 0, 0), np.int16)
     chunks = ((len(bands) + 1,), *raw.chunks[2:])
-    found: da.Array = da.map_blocks(_mosaic, raw, quality, sensor, bands, chunks=chunks, drop_axis=0, meta=meta)
+    interpolated = [_is_interpolated(tiles[0], grid) for tiles, _ in images]
+    found: da.Array = da.map_blocks(
+        _mosaic, raw, quality, sensor, bands, interpolated, chunks=chunks, drop_axis=0, meta=meta
+    )
     return found
 
 
@@ -270,7 +289,8 @@ def load(
 
     Scenes of a day are mosaicked: each pixel comes from the first scene that has all bands there. A scene on the
     grid's own lattice is not resampled; others are cubic (Landsat) or bilinear (MODIS), or averaged where their pixels
-    are much smaller (Sentinel-2, MOD09Q1); quality is the nearest. MODIS tiles are joined before that.
+    are much smaller (Sentinel-2, MOD09Q1); quality is the nearest. MODIS tiles are joined before that. Fine scenes that
+    state another lattice are marked as ``RESAMPLED``.
 
     Parameters
     ----------

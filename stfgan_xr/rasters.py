@@ -237,11 +237,12 @@ def _transformer(epsg: int, wkt: str) -> Transformer:
 
 
 @lru_cache(maxsize=256)
-def _same_crs(wkt: str, epsg: int) -> bool:
+def same_crs(wkt: str, epsg: int) -> bool:
+    """Whether a CRS, as WKT or ``EPSG:n``, is that of a code."""
     return bool(_crs(wkt) == _crs(f"EPSG:{epsg}"))
 
 
-def _whole_shift(source: Affine, target: Affine) -> tuple[int, int] | None:
+def whole_shift(source: Affine, target: Affine) -> tuple[int, int] | None:
     """Rows and columns from a source grid to a target grid that differ by whole pixels, or None."""
     sizes = [(source.a, target.a), (source.e, target.e)]
     if source.b or source.d or any(abs(one - other) > 1e-9 * abs(other) for one, other in sizes):
@@ -275,7 +276,7 @@ class Cut:
 
     def shift(self, other: Cut) -> tuple[int, int] | None:
         """Rows and columns from here to another piece of the same lattice; None if it is of another."""
-        return _whole_shift(self.affine, other.affine) if self.crs == other.crs else None
+        return whole_shift(self.affine, other.affine) if self.crs == other.crs else None
 
 
 def _neighbours(cuts: Sequence[Cut]) -> list[list[Cut]]:
@@ -511,8 +512,8 @@ class AssetReader:
                 raise SourceError(f"{name}: {key} of {self.field} is {stated:g} there, expected {ours:g}")
 
     def _on_grid(self, source: Any, window: RasterWindow) -> npt.NDArray[Any]:
-        same = _same_crs(source.crs.to_wkt(), self.spec.epsg)
-        shift = _whole_shift(source.transform, self.spec.transform) if same else None
+        same = same_crs(source.crs.to_wkt(), self.spec.epsg)
+        shift = whole_shift(source.transform, self.spec.transform) if same else None
         if shift is not None:
             return self._copy(source, window, shift)
         return self._average(source, window) if self.resampling == Resampling.average else self._warp(source, window)
@@ -545,7 +546,7 @@ class AssetReader:
         x, y = np.meshgrid(
             here.c + here.a * (int(window.col_off) + right), here.f + here.e * (int(window.row_off) + down)
         )
-        if not _same_crs(source.crs.to_wkt(), self.spec.epsg):
+        if not same_crs(source.crs.to_wkt(), self.spec.epsg):
             x, y = _transformer(self.spec.epsg, source.crs.to_wkt()).transform(x, y)
         back = ~there
         return back.d * x + back.e * y + back.f, back.a * x + back.b * y + back.c

@@ -28,7 +28,7 @@ from stfgan_xr.grid import Halo, Window, tile_step
 from stfgan_xr.landscape import Truth
 from stfgan_xr.predictors import Bracket, CoarseWindow, cropped, progress
 from stfgan_xr.predictors.simple import to_tensors
-from stfgan_xr.predictors.stages import placed
+from stfgan_xr.predictors.stages import ABSENT, placed
 from stfgan_xr.sensors import from_reflectance, is_clear, to_reflectance
 
 LEAST_CLEAR = 0.2
@@ -91,10 +91,13 @@ class Sample:
         ``(2b, Y, X)`` int16 counts before and after.
     coarse
         ``(4, b, CY, CX)`` reflectance before, on and after the target day, and its level.
-    lead
-        ``(1, points CY, points CX)`` of the target day; both as in :class:`stfgan_xr.predictors.stages.Targets`.
+    rise, lead
+        ``(b, CY, CX)`` and ``(1, points CY, points CX)`` of the target day; both as in
+        :class:`stfgan_xr.predictors.stages.Targets`.
     days
         ``(2, Y, X)`` int16 days of the fine images less the target day.
+    resampled
+        ``(2, Y, X)`` where the fine images were interpolated from another grid.
     target
         ``(b, y, x)`` int16 counts of the region without margin.
     clear
@@ -103,8 +106,10 @@ class Sample:
 
     fine: npt.NDArray[np.int16]
     coarse: npt.NDArray[np.float32]
+    rise: npt.NDArray[np.float32]
     lead: npt.NDArray[np.float32]
     days: npt.NDArray[np.int16]
+    resampled: npt.NDArray[np.bool_]
     target: npt.NDArray[np.int16]
     clear: npt.NDArray[np.bool_]
 
@@ -363,22 +368,25 @@ def read(
     share = (triplet.target - triplet.before) / (triplet.after - triplet.before)
     bracket, series, target = distortion.seen(interval, target, share)
     pace = progress.Pace.of(to_tensors(bracket, torch.device("cpu")), cells - 2 * progress.AROUND)
-    lead = pace.lead_within(triplet.target, torch.from_numpy(series.on(triplet.target))).numpy()
+    rise, lead = (found.numpy() for found in pace.on(series, triplet.target))
     level = progress.smoothed(series, triplet.target)
     coarse = np.stack([bracket.coarse_before, series.on(triplet.target), bracket.coarse_after, level])
     inner, cut = bracket.within(halo), cells - halo.coarse
     days = np.stack([inner.day_before, inner.day_after]) - triplet.target
+    marks = (inner.resampled_before, inner.resampled_after)
     known = np.zeros((count, *clear.shape), bool)
     known[among] = clear
 
-    def whole(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return placed(torch.from_numpy(image), among, count).numpy()
+    def whole(image: npt.NDArray[np.float32], absent: float = ABSENT) -> npt.NDArray[np.float32]:
+        return placed(torch.from_numpy(image), among, count, absent).numpy()
 
     return Sample(
         fine=from_reflectance(np.concatenate([whole(inner.fine_before), whole(inner.fine_after)])),
         coarse=whole(cropped(coarse, cut)),
+        rise=whole(cropped(rise, cut), 0),
         lead=cropped(lead[None], cut * progress.points(place.ratio)),
         days=days.astype(np.int16),
+        resampled=np.stack([np.zeros(days.shape[1:], bool) if m is None else m for m in marks]),
         target=from_reflectance(whole(target)),
         clear=known,
     )
@@ -494,8 +502,10 @@ def _cut(sample: Sample, window: Window, ratio: int) -> Sample:
     return Sample(
         fine=part(sample.fine, window, margin),
         coarse=part(sample.coarse, whole, cells),
+        rise=part(sample.rise, whole, cells),
         lead=part(sample.lead, at_points, cells * points),
         days=part(sample.days, window, margin),
+        resampled=part(sample.resampled, window, margin),
         target=part(sample.target, window, 0),
         clear=part(sample.clear, window, 0),
     )

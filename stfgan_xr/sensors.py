@@ -45,6 +45,7 @@ class Observation(IntFlag):
     SNOW = 64
     WATER = 128
     LOW_QUALITY = 256
+    RESAMPLED = 512
 
 
 NOT_CLEAR = (
@@ -55,7 +56,8 @@ NOT_CLEAR = (
     | Observation.DILATED_CLOUD
     | Observation.SATURATED
 )
-"""An observation with any of these bits is not used (SNOW and LOW_QUALITY stay, flagged)."""
+"""An observation with any of these bits is not used; SNOW and LOW_QUALITY stay, flagged, and RESAMPLED only says that a
+fine image was interpolated from another grid, which blurs it."""
 
 
 @dataclass(frozen=True)

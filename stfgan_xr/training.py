@@ -73,11 +73,13 @@ def to_batch(
     before, day, after, level = tensors["coarse"].unbind(1)
     acquired = tensors["days"].to(torch.int32)
     pair = Pair(
-        tensors["fine"], before, after, acquired[:, 0], acquired[:, 1], ratio, halo.coarse, Margins.same(halo.fine)
-    )
+        tensors["fine"], before, after, acquired[:, 0], acquired[:, 1], tensors["resampled"].float(),
+        ratio, halo.coarse, Margins.same(halo.fine),
+    )  # fmt: skip
     numbers = torch.zeros(len(patches), device=device)
     own = anchor == "progress"
-    targets = Targets(numbers, day, level, tensors["lead"]) if own else Targets.by_calendar(numbers, day)
+    progress = Targets(numbers, day, level, tensors["rise"], tensors["lead"])
+    targets = progress if own else Targets.by_calendar(numbers, day, before)
     return Batch(pair, targets, tensors["target"], tensors["clear"])
 
 

@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import METHODS, Case, by_span, document, oracle, summary
+from benchmarks.accuracy import METHODS, Case, by_span, document, oracle, pick, summary
+from stfgan_xr.brackets import Interval
+from stfgan_xr.grid import Halo
+from stfgan_xr.predictors import Bracket
 
 
 def made(place: str, span: int, rmse: dict[str, float], abrupt: dict[str, float] | None = None) -> Case:
@@ -59,6 +62,20 @@ def test_the_document_states_commands_weights_and_figures() -> None:
     assert rows == ["| progress | 0.0171 | 0.855 | 0.910 | 1.020 | 100% | 0.750 | 0.9000 | 2.000 | 1.000 |"]
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table[:6]}) == 1
+
+
+def test_the_pick_is_the_nearest_of_three_in_each_pixel_over_all_bands() -> None:
+    shape, draw = (2, 32, 32), np.random.default_rng(0)
+    before, after, image, truth = draw.random((4, *shape), np.float32)
+    bare, whole = Halo(fine=8, coarse=1), np.zeros((4, 4), np.int32)
+    wide = [np.pad(end, [(0, 0), (8, 8), (8, 8)]) for end in (before, after)]
+    coarse = np.zeros((2, 4, 4), np.float32)
+    interval = Interval((0,), Bracket(*wide, coarse, coarse, whole, whole, 16, bare), *[None] * 6)  # type: ignore[arg-type]
+    found = pick(image, interval, truth)
+    for row, column in ((0, 0), (3, 17), (31, 31), (20, 5)):
+        choices = [end[:, row, column] for end in (image, before, after)]
+        errors = [float(((choice - truth[:, row, column]) ** 2).sum()) for choice in choices]
+        np.testing.assert_array_equal(found[:, row, column], choices[errors.index(min(errors))])
 
 
 def test_the_oracle_has_the_true_mean_of_every_cell_and_the_detail_of_the_image() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stfgan_xr import brackets
 from stfgan_xr.days import to_number
 from stfgan_xr.grid import Halo, Window
-from stfgan_xr.sensors import is_clear, to_reflectance
+from stfgan_xr.sensors import Observation, is_clear, to_reflectance
 from tests.synthetic import Scene, day
 
 START = to_number(day(0))
@@ -26,6 +26,8 @@ def all_intervals(
 
 def test_every_pixel_takes_its_own_nearest_clear_observations() -> None:
     scene = Scene(height=32, width=32, cloud=0.5)
+    resampled = np.random.default_rng(1).random(scene.landsat.qa.shape) < 0.5
+    scene.landsat.qa.values |= np.where(resampled, Observation.RESAMPLED, 0).astype(np.uint16)
     clear = is_clear(scene.landsat.qa.values)
     red = to_reflectance(scene.landsat.red.values)
     window, days, reach = Window(0, 32, 0, 32), list(range(1, 38)), 12
@@ -47,6 +49,10 @@ def test_every_pixel_takes_its_own_nearest_clear_observations() -> None:
                     two = after[0] if after else before[-1]
                     assert interval.bracket.fine_before[0, row, column] == red[one, row, column]
                     assert interval.bracket.fine_after[0, row, column] == red[two, row, column]
+                    marks = interval.bracket.resampled_before, interval.bracket.resampled_after
+                    assert [m is not None and m[row, column] for m in marks] == [
+                        resampled[one, row, column], resampled[two, row, column],
+                    ]  # fmt: skip
                     assert interval.day_before[row, column] - START == scene.acquired[one]
                     assert interval.day_after[row, column] - START == scene.acquired[two]
 
@@ -81,6 +87,8 @@ def test_fully_clouded_day_does_not_cut_an_interval() -> None:
 @given(seed=st.integers(0, 10_000), fine=st.sampled_from([0, 4, 28]), coarse=st.sampled_from([1, 3]))
 def test_a_block_sees_what_the_whole_image_sees(seed: int, fine: int, coarse: int) -> None:
     scene = Scene(height=96, width=96, seed=seed, cloud=0.6, gap=0.4)
+    resampled = np.random.default_rng(seed).random(scene.landsat.qa.shape) < 0.5
+    scene.landsat.qa.values |= np.where(resampled, Observation.RESAMPLED, 0).astype(np.uint16)
     halo, days = Halo(fine, coarse), [10, 13, 14, 25]
     whole = {d: i for i in all_intervals(scene, Window(0, 96, 0, 96), days, halo) for d in i.days}
     block = Window(32, 64, 48, 80)
@@ -89,7 +97,9 @@ def test_a_block_sees_what_the_whole_image_sees(seed: int, fine: int, coarse: in
             reference = whole[target]
             rows = slice(32, 64 + 2 * fine), slice(48, 80 + 2 * fine)
             cells = slice(2, 4 + 2 * coarse), slice(3, 5 + 2 * coarse)
-            for name in ("fine_before", "fine_after", "day_before", "day_after"):
+            for name in (
+                "fine_before", "fine_after", "day_before", "day_after", "resampled_before", "resampled_after",
+            ):  # fmt: skip
                 mine, theirs = getattr(interval.bracket, name), getattr(reference.bracket, name)[..., rows[0], rows[1]]
                 if name.startswith("day"):  # the day of a pixel without any observation means nothing
                     known = ~interval.missing

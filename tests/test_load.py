@@ -202,6 +202,10 @@ def test_scenes_that_state_no_grid_are_read_by_their_headers(
     for scenes, side, target in ((fine[:4], catalog.fine, grid), (coarse[:3], catalog.coarse, coarse_grid(grid))):
         bare = [replace(scene, crs="", shape=None, transform=None) for scene in scenes]
         stated, unstated = (load(s, target, side=side, bands=BANDS).compute() for s in (scenes, bare))
+        # That an image was interpolated is known of those only that say beforehand where they lie.
+        assert ((stated.qa & Observation.RESAMPLED) != 0).any() == (side is catalog.fine)
+        assert not (unstated.qa & Observation.RESAMPLED).any()
+        stated["qa"] = stated.qa & ~np.uint16(Observation.RESAMPLED)
         xr.testing.assert_identical(stated, unstated)
 
 

@@ -24,14 +24,16 @@ FIRST, LAST, DAY = 18_000, 18_016, 18_006
 
 
 def random_bracket(rng: np.random.Generator, cells: int, ratio: int) -> tuple[Bracket, CoarseWindow]:
-    """Anything at all, of a block of ``cells x cells``."""
+    """Anything at all, of a block of ``cells x cells``: the coarse series has noise, and steps in some cells."""
     side, wide = (cells + 6) * ratio, cells + 6
     images = rng.uniform(0, 0.5, (2, 2, side, side)).astype("float32")
     coarse = rng.uniform(0, 0.5, (2, 2, wide, wide)).astype("float32")
     days = [rng.integers(FIRST, FIRST + 3, (side, side)), rng.integers(LAST - 3, LAST + 1, (side, side))]
     bracket = Bracket(*images, *coarse, *(d.astype("int32") for d in days), ratio, halo(ratio))
     span = tuple(range(DAY - 4, DAY + 5))
-    return bracket, CoarseWindow((DAY,), rng.uniform(0, 0.5, (9, 2, wide, wide)).astype("float32"), span)
+    images = rng.uniform(0, 0.5, (2, wide, wide)) + 0.05 * rng.standard_normal((9, 2, wide, wide))
+    images[rng.integers(2, 7) :] += 0.4 * (rng.random((wide, wide)) < 0.4)
+    return bracket, CoarseWindow((DAY,), images.astype("float32"), span)
 
 
 def bilinear(field: npt.NDArray[np.float64], row: int, column: int, ratio: int, halo: int = 3) -> float:
@@ -57,18 +59,36 @@ def part_seen(at: tuple[float, float], cell: tuple[int, int], count: int) -> flo
     return down * (below(column + 1 - x) - below(column - x)) / count**2
 
 
+def around(row: int, column: int) -> list[tuple[int, int]]:
+    return [(r, c) for r in range(row - 1, row + 2) for c in range(column - 1, column + 2)]
+
+
+def within(row: int, column: int, count: int) -> list[tuple[int, int]]:
+    return [(row * count + i, column * count + j) for i in range(count) for j in range(count)]
+
+
+def literal_misfit(
+    cell: tuple[int, int], look: npt.NDArray[np.float64], change: npt.NDArray[np.float64], count: int
+) -> npt.NDArray[np.float64]:
+    """Mean square ``(band,)`` of what coarse change has more than cells would see of the fine, around a cell."""
+    bands = len(change)
+    misfit = np.zeros(bands)
+    for band in range(bands):
+        for other in around(*cell):
+            near = [point for neighbour in around(*other) for point in within(*neighbour, count)]
+            parts = [part_seen(((y + 0.5) / count, (x + 0.5) / count), other, count) for y, x in near]
+            moved = [look[bands + band][point] - look[band][point] for point in near]
+            expected = sum(part * by for part, by in zip(parts, moved, strict=True)) / sum(parts)
+            misfit[band] += (change[band][other] - expected) ** 2 / 9
+    return misfit
+
+
 def literal_lead(
     cell: tuple[int, int], look: npt.NDArray[np.float64], change: npt.NDArray[np.float64],
-    departure: npt.NDArray[np.float64], count: int,
+    departure: npt.NDArray[np.float64], misfit: npt.NDArray[np.float64], count: int,
 ) -> npt.NDArray[np.float64]:  # fmt: skip
     """Lead ``(count, count)`` of the points of a cell, from looks of points and changes and departures of cells."""
     bands = len(change)
-
-    def around(row: int, column: int) -> list[tuple[int, int]]:
-        return [(r, c) for r in range(row - 1, row + 2) for c in range(column - 1, column + 2)]
-
-    def within(row: int, column: int) -> list[tuple[int, int]]:
-        return [(row * count + i, column * count + j) for i in range(count) for j in range(count)]
 
     def place(point: tuple[int, int]) -> tuple[float, float]:
         return (point[0] + 0.5) / count, (point[1] + 0.5) / count
@@ -76,28 +96,46 @@ def literal_lead(
     def moved(point: tuple[int, int], band: int) -> float:
         return float(look[bands + band][point] - look[band][point])
 
-    noise = np.zeros(bands)
-    for band in range(bands):
-        for other in around(*cell):
-            near = [point for neighbour in around(*other) for point in within(*neighbour)]
-            parts = [part_seen(place(point), other, count) for point in near]
-            expected = sum(part * moved(point, band) for part, point in zip(parts, near, strict=True)) / sum(parts)
-            noise[band] += 3 * (change[band][other] - expected) ** 2 / 9
-        noise[band] += 0.006**2
+    noise = 3 * misfit + 0.006**2
 
     def together(one: tuple[int, int], two: tuple[int, int]) -> float:
         (a, b), (c, d) = place(one), place(two)
         unlike = sum((look[n][one] - look[n][two]) ** 2 for n in range(2 * bands)) / (2 * bands)
         return 0.04 * math.exp(-((a - c) ** 2 + (b - d) ** 2) / 2) + 0.06 * math.exp(-unlike / (2 * 0.03**2))
 
-    known = [point for other in around(*cell) for point in within(*other)]
+    known = [point for other in around(*cell) for point in within(*other, count)]
     covariance = np.array([[together(one, two) for two in known] for one in known])
     seen = [(other, band) for other in around(*cell) for band in range(bands)]
     weight = np.array([[part_seen(place(p), other, count) * moved(p, band) for other, band in seen] for p in known])
     spread = weight.T @ covariance @ weight + np.diag([noise[band] for _, band in seen])
     told = np.linalg.solve(spread, np.array([departure[band][other] for other, band in seen]))
     lead = covariance @ weight @ told
-    return np.array([lead[known.index(point)] for point in within(*cell)]).reshape(count, count)
+    return np.array([lead[known.index(point)] for point in within(*cell, count)]).reshape(count, count)
+
+
+def literal_rise(
+    cell: tuple[int, int], series: npt.NDArray[np.float64], before: npt.NDArray[np.float64],
+    calendar: npt.NDArray[np.float64], misfit: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:  # fmt: skip
+    """What the level of a cell has gained ``(band,)``, from nine days of coarse images and the calendar's change."""
+    weights = np.exp(-0.5 * (np.arange(-4, 5) / 1.5) ** 2)
+    weights /= weights.sum()
+    known = [(band, *other) for other in around(*cell) for band in range(len(before))]
+    noise, moved, departure = [], {}, {}
+    for place in known:
+        days = [float(image[place]) for image in series]
+        seconds = [(a - 2 * b + c) ** 2 for a, b, c in zip(days, days[1:], days[2:], strict=False)]
+        noise.append(2 * sorted(seconds)[3] / (6 * 0.455))
+        moved[place] = sum(weight * value for weight, value in zip(weights, days, strict=True)) - days[4]
+        departure[place] = days[4] - before[place] - calendar[place]
+    mean = sum(noise) / len(noise)
+    left = sum(weight**2 for weight in weights)
+    part = min(1, (1 - 2 * weights[4] + left) * mean / (sum(by**2 for by in moved.values()) / len(known)))
+    departure = {place: departure[place] + part * moved[place] for place in known}
+    power = sum(by**2 for by in departure.values()) / len(known)
+    doubt = 3 * mean * (1 - part + part * left) + 0.05 * misfit.mean()
+    gain = max(power - doubt, 0) / power
+    return np.array([calendar[b, *cell] + gain * departure[b, *cell] for b in range(len(before))])
 
 
 def literal(bracket: Bracket, coarse: CoarseWindow) -> npt.NDArray[np.float64]:
@@ -108,10 +146,12 @@ def literal(bracket: Bracket, coarse: CoarseWindow) -> npt.NDArray[np.float64]:
     fine = (bracket.fine_after - bracket.fine_before).astype(float)
     change = (bracket.coarse_after - bracket.coarse_before).astype(float)
     departure = coarse.on(DAY).astype(float) - bracket.coarse_before
+    calendar = np.zeros_like(change)
     for row in range(wide):
         for column in range(wide):
             cell = (slice(row * ratio, (row + 1) * ratio), slice(column * ratio, (column + 1) * ratio))
-            departure[:, row, column] -= share[cell].mean() * change[:, row, column]
+            calendar[:, row, column] = share[cell].mean() * change[:, row, column]
+    departure -= calendar
     count = points(ratio)
     step = ratio // count
     images = np.concatenate([bracket.fine_before, bracket.fine_after]).astype(float)
@@ -127,13 +167,14 @@ def literal(bracket: Bracket, coarse: CoarseWindow) -> npt.NDArray[np.float64]:
             for image in images
         ]
     )
-    lead = np.zeros((wide * count, wide * count))
+    lead, rise = np.zeros((wide * count, wide * count)), np.zeros_like(change)
+    images, before = coarse.series.astype(float), bracket.coarse_before.astype(float)
     for row in range(2, wide - 2):
         for column in range(2, wide - 2):
             at = (slice(row * count, (row + 1) * count), slice(column * count, (column + 1) * count))
-            lead[at] = literal_lead((row, column), look, change, departure, count)
-    weights = np.exp(-0.5 * (np.arange(-4, 5) / 1.5) ** 2)
-    level = np.tensordot(weights / weights.sum(), coarse.series.astype(float), 1) - bracket.coarse_before
+            misfit = literal_misfit((row, column), look, change, count)
+            lead[at] = literal_lead((row, column), look, change, departure, misfit, count)
+            rise[:, row, column] = literal_rise((row, column), images, before, calendar, misfit)
     side, edge = fine.shape[-1] - 6 * ratio, 3 * ratio
     out = np.zeros((2, side, side))
     for row in range(side):
@@ -143,7 +184,7 @@ def literal(bracket: Bracket, coarse: CoarseWindow) -> npt.NDArray[np.float64]:
             for band in range(2):
                 detail = fine[band][at] - bilinear(change[band], row, column, ratio)
                 out[band, row, column] = (
-                    bracket.fine_before[band][at] + bilinear(level[band], row, column, ratio) + progress * detail
+                    bracket.fine_before[band][at] + bilinear(rise[band], row, column, ratio) + progress * detail
                 )
     return out
 
@@ -221,9 +262,9 @@ def test_real_imagery_is_predicted_better_than_by_the_better_of_linear_and_delta
     bar = np.minimum(found["linear"], found["delta"])
     assert len(bar) == 165
     assert bar.mean() == pytest.approx(0.0290, abs=1e-4)
-    assert found["progress"].mean() <= 0.995 * bar.mean()
+    assert found["progress"].mean() <= bar.mean()
     assert np.quantile(found["progress"] / bar, 0.9) <= 1.02
-    assert (found["progress"] / bar).max() <= 1.15
+    assert (found["progress"] / bar).max() <= 1.08
 
 
 def test_other_ratios_and_weights_are_refused() -> None:

@@ -19,7 +19,7 @@ from stfgan_xr.aoi import middle, read_aoi
 from stfgan_xr.catalog import search
 from stfgan_xr.grid import nested_grid
 from stfgan_xr.load import load
-from stfgan_xr.rasters import AssetReader, _whole_shift
+from stfgan_xr.rasters import AssetReader, whole_shift
 from stfgan_xr.scenes import Scene, Side
 from stfgan_xr.sensors import BANDS
 from tests.test_catalog import Api, boulder, pc_side, served
@@ -117,7 +117,7 @@ def test_every_scene_lies_on_it_by_whole_pixels(
         assert (left % 30, top % 30) == (grid.affine.c % 30, grid.affine.f % 30) == (15, 15)
         assert scene.crs == "EPSG:32613"
         assert scene.transform is not None
-        shift = _whole_shift(type(grid.affine)(*scene.transform), grid.affine)
+        shift = whole_shift(type(grid.affine)(*scene.transform), grid.affine)
         assert shift == ((top - grid.affine.f) / 30, (grid.affine.c - left) / 30)
 
 

@@ -51,6 +51,7 @@ class Place:
         self.fine = draw.uniform(low, high, (2, len(BANDS), *self.shape)).astype(np.float32)
         self.coarse = draw.uniform(low, high, (2 + len(DAYS), len(BANDS), *cells)).astype(np.float32)
         self.day = np.stack([draw.integers(95, 105, self.shape), draw.integers(111, 120, self.shape)]).astype(np.int32)
+        self.resampled = draw.random((2, *self.shape)) < 0.5
 
     def cut(self, array: npt.NDArray[np.generic], window: Window) -> npt.NDArray[np.generic]:
         rows, columns = (
@@ -65,10 +66,12 @@ class Place:
         first, last = DAYS[0] - halo.days, DAYS[-1] + halo.days
         every = np.repeat(coarse[2:3], last - first + 1, axis=0)
         every[DAYS[-1] - first :] = coarse[3]
-        return (
-            Bracket(fine[0], fine[1], coarse[0], coarse[1], day[0], day[1], self.ratio, halo),
-            CoarseWindow(DAYS, every, tuple(range(first, last + 1))),
-        )
+        marks = self.cut(self.resampled, window.pad(halo.fine))
+        bracket = Bracket(
+            fine[0], fine[1], coarse[0], coarse[1], day[0], day[1], self.ratio, halo,
+            resampled_before=marks[0], resampled_after=marks[1],
+        )  # fmt: skip
+        return bracket, CoarseWindow(DAYS, every, tuple(range(first, last + 1)))
 
     def predict(self, predictor: Predictor, window: Window) -> npt.NDArray[np.float32]:
         bracket, coarse = self.bracket(window, predictor.halo)
@@ -110,6 +113,21 @@ def test_tiles_give_the_whole_image(
     assert not np.allclose(whole, place.predict(Delta(BANDS), place.whole), atol=1e-3)
     for size in sizes:
         assert np.abs(place.tiled(predictor, size) - whole).max() <= 1e-5
+
+
+def test_only_images_from_another_grid_are_mended(tmp_path: Path) -> None:
+    path = random_checkpoint(tmp_path, Architecture(BANDS, 4))
+    tensors = checkpoint.load_tensors(path)
+    of_days = {name: np.zeros_like(value) for name, value in tensors.items() if ".fusion." in name}
+    assert of_days
+    path = checkpoint.save(tmp_path / "still", tensors | of_days, checkpoint.read_config(path))
+    predictor, place = STFGAN.open(path), Place((4, 4), 16)
+    mended, anchor = (place.predict(method, place.whole) for method in (predictor, Progress(BANDS)))
+    either = np.broadcast_to(place.resampled.any(axis=0), mended.shape)
+    np.testing.assert_allclose(mended[~either], anchor[~either], atol=1e-6)
+    assert (np.abs(mended - anchor)[either] > 1e-4).mean() > 0.9
+    place.resampled[:] = False
+    np.testing.assert_allclose(place.predict(predictor, place.whole), anchor, atol=1e-6)
 
 
 def test_bands_in_another_order_than_the_weights_give_the_same(tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ class Bracket:
     cloud_before, cloud_after
         ``(Y, X)`` float32, for methods that ask for them: fine pixels from the observations to the nearest pixel that
         is not clear in the same image, exact up to the reach that was asked for.
+    resampled_before, resampled_after
+        ``(Y, X)``, where the fine images were interpolated from another grid, which blurred them. None: nowhere.
     """
 
     fine_before: Float
@@ -96,6 +98,8 @@ class Bracket:
     archive: Archive | None = None
     cloud_before: Float | None = None
     cloud_after: Float | None = None
+    resampled_before: Bool | None = None
+    resampled_after: Bool | None = None
 
     def refuse_other(self, ratio: int, method: str) -> None:
         """Raise :class:`InputError` if a method was made for another ratio: halo and cells would be others."""
@@ -122,6 +126,8 @@ class Bracket:
             archive=archive,
             cloud_before=_cropped(self.cloud_before, fine),
             cloud_after=_cropped(self.cloud_after, fine),
+            resampled_before=_cropped(self.resampled_before, fine),
+            resampled_after=_cropped(self.resampled_after, fine),
         )
 
 

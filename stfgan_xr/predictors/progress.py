@@ -7,15 +7,21 @@ that makes the cells around depart from the calendar as the coarse image of the 
 more than one parcel; which of them it was shows in the bands, in the cells around and in what looks alike. The noise
 that decides between data and calendar is measured in each bracket: by how much the coarse change of the cells around
 differs from the mean fine change.
+
+The level ``C2`` is noisy as well, and a fine image would take over its noise. It is smoothed in time as far as the
+series varies from day to day without an event, and brought towards the calendar as far as its departure is no larger
+than noise (:meth:`Pace.rise`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -23,6 +29,8 @@ from torch.nn import functional
 from stfgan_xr.grid import Halo
 from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
 from stfgan_xr.predictors.simple import BracketTensors, share_of_time, to_tensors, weight_after
+
+Float = npt.NDArray[np.float32]
 
 AROUND = 1
 """Cells on each side whose departures tell of the points of a cell, and that the noise of a cell is measured over."""
@@ -38,8 +46,12 @@ SPREAD = 0.7
 POINTS = 4
 """At most so many points along a cell."""
 SMOOTHING, REACH = 1.5, 4
-"""Days of the Gaussian that the coarse level is smoothed by, and days on either side that it sees: its noise from day
-to day would become the image's. Progress is read from the day itself: events are not shared with the days before."""
+"""Days of the Gaussian that the coarse level is smoothed by, where all that it loses is noise, and days on either side
+that it sees. Progress is read from the day itself: events are not shared with the days before."""
+UNSTEADY = 2.0
+"""Times the variance of second differences that the noise of a day has: composites of neighbouring days share some."""
+DAY_DOUBT, CHANGE_DOUBT = 3.0, 0.05
+"""Times a level's noise, and the mean square difference of coarse and fine change, that the noise of departures has."""
 CELLS = 2 * AROUND + 1
 """Coarse halo: what is seen of the cells that the points around a block lie in."""
 
@@ -53,16 +65,37 @@ def halo(ratio: int) -> Halo:
     return Halo(fine=CELLS * ratio, coarse=CELLS, days=REACH)
 
 
-def smoothed(coarse: CoarseWindow, day: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def gaussian(days: Sequence[int], day: int) -> Float:
+    """Weights of days around one, of sum 1."""
+    weights = np.exp(-0.5 * ((np.array(days) - day) / SMOOTHING) ** 2)
+    return np.asarray(weights / weights.sum(), np.float32)
+
+
+def smoothed(coarse: CoarseWindow, day: int) -> Float:
     """The coarse level ``(band, cy, cx)`` of a day: a Gaussian mean of the days around it."""
     first, last = coarse.series_days[0], coarse.series_days[-1]
     near = [other for other in range(day - REACH, day + REACH + 1) if first <= other <= last]
-    weights = np.exp(-0.5 * ((np.array(near) - day) / SMOOTHING) ** 2)
+    weights = gaussian(near, day)
     # One day after the other: a sum whose order does not depend on how many days a block holds.
     total = np.zeros(coarse.series.shape[1:], np.float32)
-    for other, weight in zip(near, (weights / weights.sum()).astype(np.float32), strict=True):
+    for other, weight in zip(near, weights, strict=True):
         total += weight * coarse.on(other)
     return total
+
+
+def noise_of_days(images: Float) -> Float:
+    """Variance of the noise of single days, ``(band, cy, cx)``, from ``(day, band, cy, cx)`` of days in a row.
+
+    By the median of squared second differences: a step from one day to the next, as a flood makes it, does not count.
+    For white noise of variance 1 they have one of 6, and the median of their squares is 0.455 of it.
+
+    >>> noise_of_days(np.float32([0, 0, 0, 0, 9, 9, 9, 9]).reshape(8, 1, 1, 1)).item()
+    0.0
+    """
+    if len(images) < 3:
+        return np.zeros_like(images[0])
+    squares = np.diff(images, 2, axis=0) ** 2
+    return np.asarray(np.median(squares, axis=0) / (6 * 0.455), np.float32)
 
 
 def cells_of(image: Tensor, ratio: int) -> Tensor:
@@ -117,8 +150,8 @@ def seen(count: int) -> tuple[Tensor, Tensor]:
     return distance, (down[:, :, None] * right[:, None, :]).flatten(1) / count**2
 
 
-def noise_of(images: Tensor, change: Tensor, count: int) -> Tensor:
-    """Variance ``(band, cy, cx)`` of the noise of departures: how far coarse change is from what cells see of the fine.
+def misfit_of(images: Tensor, change: Tensor, count: int) -> Tensor:
+    """How far coarse change is from what cells see of the fine: mean squares ``(band, cy, cx)`` over the cells around.
 
     Parameters
     ----------
@@ -133,11 +166,10 @@ def noise_of(images: Tensor, change: Tensor, count: int) -> Tensor:
     share = seen(count)[1].to(images.device)
     share = share[:, share.shape[1] // 2]
     expected = torch.einsum("yxpb,p->byx", after - before, share / share.sum())
-    around = functional.avg_pool2d((change - expected)[:, None] ** 2, 2 * AROUND + 1, stride=1)[:, 0]
-    return NOISE_SHARE * around + LEAST_NOISE**2
+    return functional.avg_pool2d((change - expected)[:, None] ** 2, 2 * AROUND + 1, stride=1)[:, 0]
 
 
-def gains(images: Tensor, noise: Tensor, count: int) -> Tensor:
+def gains(images: Tensor, misfit: Tensor, count: int) -> Tensor:
     """What the departures of the cells around tell of the lead of points: ``(cy, cx, points, cells and bands)``.
 
     The lead is taken for a Gaussian process whose points vary together where they lie near one another, and more so
@@ -148,13 +180,13 @@ def gains(images: Tensor, noise: Tensor, count: int) -> Tensor:
     ----------
     images
         ``(2 band, y, x)`` both fine images averaged to points, with :data:`AROUND` cells more on every side.
-    noise
-        ``(band, cy, cx)`` :func:`noise_of` the cells.
+    misfit
+        ``(band, cy, cx)`` :func:`misfit_of` the cells, which the noise of departures is taken from.
     count
         Points along a cell.
     """
     distance, share = (tensor.to(images.device) for tensor in seen(count))
-    bands, cells = len(noise), share.shape[1]
+    bands, cells, noise = len(misfit), share.shape[1], NOISE_SHARE * misfit + LEAST_NOISE**2
     own = slice(cells // 2 * count**2, (cells // 2 + 1) * count**2)
     near = TOGETHER * torch.exp(-distance / 2)
     rows = []
@@ -178,6 +210,8 @@ class Pace:
     ----------
     before, change
         ``(band, CY, CX)`` coarse image before and its change until after, with :data:`AROUND` more cells around.
+    misfit
+        ``(band, cy, cx)`` :func:`misfit_of`.
     gain
         :func:`gains`.
     day_before, day_after
@@ -190,6 +224,7 @@ class Pace:
 
     before: Tensor
     change: Tensor
+    misfit: Tensor
     gain: Tensor
     day_before: Tensor
     day_after: Tensor
@@ -208,33 +243,95 @@ class Pace:
         before, change = inner(whole.coarse_before), inner(whole.coarse_after - whole.coarse_before)
         wide, seen = whole.crop((near + AROUND) * ratio), whole.crop(near * ratio)
         images = cells_of(torch.cat([wide.fine_before, wide.fine_after]), ratio // count)
-        noise, cut = noise_of(images, change, count), AROUND * count
-        gain = gains(images[:, cut:-cut, cut:-cut], noise, count)
-        return cls(before, change, gain, seen.day_before, seen.day_after, ratio, spare + AROUND)
+        misfit, cut = misfit_of(images, change, count), AROUND * count
+        gain = gains(images[:, cut:-cut, cut:-cut], misfit, count)
+        return cls(before, change, misfit, gain, seen.day_before, seen.day_after, ratio, spare + AROUND)
 
-    def lead(self, day: int, coarse: Tensor) -> Tensor:
+    def on(self, coarse: CoarseWindow, day: int) -> tuple[Tensor, Tensor]:
+        """What the coarse series tells of a day on all cells of the bracket, zero beyond those known.
+
+        Parameters
+        ----------
+        coarse
+            On the cells of the bracket, with :data:`REACH` days around.
+        day
+            Days since 1970-01-01.
+
+        Returns
+        -------
+        tuple
+            :meth:`rise` ``(band, cy, cx)`` and :meth:`lead` ``(points cy, points cx)``.
+        """
+        spare = self.beyond - AROUND
+        inner = coarse.crop(spare)
+        passed = self._passed(day)
+        rise, lead = self.rise(inner, day, passed), self.lead(self._known(inner.on(day)), passed)
+        around = [functional.pad(rise, [self.beyond] * 4), functional.pad(lead, [self.beyond * points(self.ratio)] * 4)]
+        return around[0], around[1]
+
+    def _known(self, image: Float) -> Tensor:
+        return torch.from_numpy(image).to(self.before.device)
+
+    def _passed(self, day: int) -> Tensor:
+        """The share ``(CY, CX)`` of the time between the observations that has passed, on the cells of ``before``."""
+        # Pixels with one observation or none are of no use here, and the days of those without any mean nothing.
+        both = (self.day_after > self.day_before).to(self.before.dtype)
+        share = cells_of(both * share_of_time(self.day_before, self.day_after, day), self.ratio)
+        return share / cells_of(both, self.ratio).clamp(min=1e-6)
+
+    def lead(self, coarse: Tensor, passed: Tensor) -> Tensor:
         """How far points are ahead of the calendar on a day: ``(y, x)``, added to the share of time that has passed.
 
         Parameters
         ----------
-        day
-            Days since 1970-01-01.
         coarse
             ``(band, CY, CX)`` coarse image of the day on the cells of ``before``.
+        passed
+            ``(CY, CX)`` share of time.
         """
-        # Pixels with one observation or none are of no use here, and the days of those without any mean nothing.
-        both = (self.day_after > self.day_before).to(coarse.dtype)
-        share = cells_of(both * share_of_time(self.day_before, self.day_after, day), self.ratio)
-        passed = share / cells_of(both, self.ratio).clamp(min=1e-6)
         departure = neighbours((coarse - self.before - passed * self.change).permute(1, 2, 0)).flatten(2)
         lead = (self.gain @ departure[..., None])[..., 0]
         rows, columns, count = *lead.shape[:2], points(self.ratio)
         return lead.reshape(rows, columns, count, count).permute(0, 2, 1, 3).reshape(rows * count, columns * count)
 
-    def lead_within(self, day: int, coarse: Tensor) -> Tensor:
-        """:meth:`lead` on the points of all cells of a bracket, zero beyond those known."""
-        cut = slice(self.beyond - AROUND, AROUND - self.beyond or None)
-        return functional.pad(self.lead(day, coarse[..., cut, cut]), [self.beyond * points(self.ratio)] * 4)
+    def rise(self, coarse: CoarseWindow, day: int, passed: Tensor) -> Tensor:
+        """The coarse level of a day less that before: ``(band, cy, cx)``, without what is but noise.
+
+        The noise of days is that of the series around the day (:func:`noise_of_days`), the same for a cell and those
+        around it. The level is smoothed in time as far as that changes it by no more than such noise does, and its
+        departure from the calendar is multiplied by the share of its power that is not noise (a Wiener filter).
+
+        Parameters
+        ----------
+        coarse
+            On the cells of ``before``.
+        day
+            Days since 1970-01-01.
+        passed
+            ``(CY, CX)`` share of time.
+        """
+        first, last = coarse.series_days[0], coarse.series_days[-1]
+        days = range(max(day - REACH, first), min(day + REACH, last) + 1)
+        images = np.stack([coarse.on(near) for near in days])
+        weights, own = gaussian(days, day), days.index(day)
+        still = float((weights**2).sum())  # of the noise of a day, what smoothing leaves
+        lost = 1 - 2 * float(weights[own]) + still
+
+        def around(cells: Tensor) -> Tensor:
+            """Cells ``(band, CY, CX)`` with those around them, ``(cy, cx, 9, band)``."""
+            return neighbours(cells.permute(1, 2, 0))
+
+        raw, smooth, varied = (self._known(i) for i in (images[own], smoothed(coarse, day), noise_of_days(images)))
+        noise = UNSTEADY * around(varied).mean((2, 3), keepdim=True)
+        moved = around(smooth - raw)
+        part = (lost * noise / (moved**2).mean((2, 3), keepdim=True).clamp(min=1e-12)).clamp(max=1)
+        departure = around(raw - self.before - passed * self.change) + part * moved
+        power = (departure**2).mean((2, 3))
+        doubt = DAY_DOUBT * (noise * (1 - part + part * still))[..., 0, 0] + CHANGE_DOUBT * self.misfit.mean(dim=0)
+        gain = (power - doubt).clamp(min=0) / power.clamp(min=1e-12)
+        cut = slice(AROUND, -AROUND)
+        calendar = (passed * self.change)[:, cut, cut]
+        return calendar + gain * departure[:, :, departure.shape[2] // 2].permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -288,7 +385,6 @@ class Progress:
 
     def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
         pair = prepared.pair
-        lead = prepared.pace.lead_within(day, torch.from_numpy(coarse.on(day)))
+        rise, lead = prepared.pace.on(coarse, day)
         progress = (weight_after(pair, day) + pair.up(lead, points(pair.ratio))).clamp(0, 1)
-        level = pair.up(torch.from_numpy(smoothed(coarse, day)) - pair.coarse_before)
-        return pair.fine_before + level + progress * prepared.detail
+        return pair.fine_before + pair.up(rise) + progress * prepared.detail

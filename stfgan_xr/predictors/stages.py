@@ -6,13 +6,16 @@ of the target day. ``schedule="progressive"`` (as in STFDCNN, Song et al. 2018):
 image, stage 2 the fine one.
 
 ``anchor="progress"`` and ``"delta"`` are ours: the stages correct :mod:`stfgan_xr.predictors.progress` or
-:func:`stfgan_xr.predictors.simple.delta`, and an untrained network equals it. The anchor is
-``F1 + up(level - C1) + p D`` with ``D = F3 - F1 - up(C3 - C1)`` and the share ``p`` of the change that has happened,
-and a stage corrects each of these: ``n1`` and ``n3`` of the fine images (noise, blur), which the fine branch finds once
-for an interval and which count as the images do, as weights of small filters of both images, pixel by pixel, and as
-values; and on the day ``q`` of ``p``, pixel by pixel, and what is left::
+:func:`stfgan_xr.predictors.simple.delta`, and an untrained network equals it. The anchor is ``F1 + up(rise) + p D``
+with the rise of the coarse level since ``C1``, ``D = F3 - F1 - up(C3 - C1)``, and the share ``p`` of the change that
+has happened. A stage corrects each of these: ``n1`` and ``n3`` of the fine images where they were interpolated from
+another grid, which blurs them; the fine branch finds these once for an interval, as weights of small filters of both
+images, pixel by pixel, and as values, and they count as the images do. On the day it corrects ``p`` by ``q``, pixel by
+pixel, and what is left by ``r``::
 
     result = anchor + (1 - p) n1 + p n3 + fade (q D + r)
+
+Of an image on its own grid nothing tells how sharp the ground is that it shows, and it stays as it is.
 
 ``anchor="none"`` is the paper's form.
 """
@@ -214,6 +217,8 @@ class Pair:
         ``(n, b, cy, cx)``.
     day_before, day_after
         ``(n, y, x)``.
+    resampled
+        ``(n, 2, y, x)`` 1 where the fine image before or after was interpolated from another grid, else 0.
     """
 
     fine: Tensor
@@ -221,6 +226,7 @@ class Pair:
     coarse_after: Tensor
     day_before: Tensor
     day_after: Tensor
+    resampled: Tensor
     ratio: int
     coarse_halo: int
     margins: Margins
@@ -257,35 +263,42 @@ class Targets:
         ``(n, b, cy, cx)`` coarse images of the days.
     level
         ``(n, b, cy, cx)`` :func:`stfgan_xr.predictors.progress.smoothed` of them.
+    rise
+        ``(n, b, cy, cx)`` :meth:`stfgan_xr.predictors.progress.Pace.rise`: by how much the anchor lets the level rise.
     lead
-        ``(n, 1, y, x)`` :meth:`stfgan_xr.predictors.progress.Pace.lead` of some points along each cell; zero where the
-        result does not see it.
+        ``(n, 1, y, x)`` :meth:`stfgan_xr.predictors.progress.Pace.lead` of some points along each cell. Both are zero
+        where the result does not see them.
     """
 
     days: Tensor
     coarse: Tensor
     level: Tensor
+    rise: Tensor
     lead: Tensor
 
     @classmethod
-    def of(cls, pace: Pace | None, window: CoarseWindow, days: Sequence[int], device: torch.device) -> Targets:
-        """Days of one interval, from its pace; without one as in :meth:`by_calendar`."""
+    def of(
+        cls, pace: Pace | None, window: CoarseWindow, days: Sequence[int], before: np.ndarray[Any, Any],
+        device: torch.device,
+    ) -> Targets:  # fmt: skip
+        """Days of one interval, from its pace; without one as in :meth:`by_calendar`, of a coarse image ``before``."""
         number = torch.tensor(days, device=device)
         coarse = torch.from_numpy(np.stack([window.on(day) for day in days])).to(device)
         if pace is None:
-            return cls.by_calendar(number, coarse)
+            return cls.by_calendar(number, coarse, torch.from_numpy(before).to(device))
         level = torch.from_numpy(np.stack([smoothed(window, day) for day in days])).to(device)
-        lead = torch.stack([pace.lead_within(day, image) for day, image in zip(days, coarse, strict=True)])
-        return cls(number, coarse, level, lead[:, None])
+        rise, lead = zip(*(pace.on(window, day) for day in days), strict=True)
+        return cls(number, coarse, level, torch.stack(rise), torch.stack(lead)[:, None])
 
     @classmethod
-    def by_calendar(cls, days: Tensor, coarse: Tensor) -> Targets:
+    def by_calendar(cls, days: Tensor, coarse: Tensor, before: Tensor) -> Targets:
         """Days of which delta makes its image: nothing runs ahead of the date, and the level is the day's own."""
-        return cls(days, coarse, coarse, torch.zeros_like(coarse[:, :1]))
+        return cls(days, coarse, coarse, coarse - before, torch.zeros_like(coarse[:, :1]))
 
     def placed(self, among: Sequence[int], count: int) -> Targets:
         """With the bands at their places among ``count``; see :func:`placed`."""
-        return replace(self, coarse=placed(self.coarse, among, count), level=placed(self.level, among, count))
+        coarse, level = (placed(image, among, count) for image in (self.coarse, self.level))
+        return replace(self, coarse=coarse, level=level, rise=placed(self.rise, among, count, 0))
 
 
 @dataclass(frozen=True)
@@ -317,11 +330,11 @@ ABSENT = 0.5
 """Reflectance of bands that the data does not have: in the middle of what the networks see."""
 
 
-def placed(image: Tensor, among: Sequence[int], count: int) -> Tensor:
-    """Bands ``(..., len(among), y, x)`` at their places among ``count``, the others :data:`ABSENT`."""
+def placed(image: Tensor, among: Sequence[int], count: int, absent: float = ABSENT) -> Tensor:
+    """Bands ``(..., len(among), y, x)`` at their places among ``count``, the others ``absent``."""
     if list(among) == list(range(count)):
         return image
-    found = torch.full((*image.shape[:-3], count, *image.shape[-2:]), ABSENT, dtype=image.dtype, device=image.device)
+    found = torch.full((*image.shape[:-3], count, *image.shape[-2:]), absent, dtype=image.dtype, device=image.device)
     found[..., list(among), :, :] = image
     return found
 
@@ -352,7 +365,11 @@ def to_pair(
     both = (bracket.coarse_before, bracket.coarse_after)
     cells = [placed(torch.from_numpy(array).to(device)[None], among, count) for array in both]
     acquired = [fine(array) for array in (bracket.day_before, bracket.day_after)]
-    return Pair(images, cells[0], cells[1], acquired[0], acquired[1], bracket.ratio, bracket.halo.coarse, margins)
+    marks = (bracket.resampled_before, bracket.resampled_after)
+    nowhere = np.zeros(bracket.day_before.shape, np.float32)
+    resampled = torch.stack([fine(nowhere if m is None else m.astype(np.float32)) for m in marks], dim=1)
+    (before, after), (first, second) = cells, acquired
+    return Pair(images, before, after, first, second, resampled, bracket.ratio, bracket.halo.coarse, margins)
 
 
 def scaled(reflectance: Tensor) -> Tensor:
@@ -428,7 +445,7 @@ def anchor(pair: Pair, targets: Targets, margin: int, detail: Tensor | None = No
     points = targets.lead.shape[-1] // targets.coarse.shape[-1]
     share = (passed + pair.up(targets.lead, margin, points=points)).clamp(0, 1)
     before = pair.cut(margin).chunk(2, dim=1)[0]
-    image = before + pair.up(targets.level - pair.coarse_before, margin) + share * detail
+    image = before + pair.up(targets.rise, margin) + share * detail
     return Anchor(image, share, fade(passed), detail)
 
 
@@ -476,6 +493,12 @@ def _mended(raw: Tensor, images: Tensor, cut: int) -> Tensor:
     return found
 
 
+def _marks(pair: Pair, margin: int, step: int = 1) -> Tensor:
+    """Where each channel of the fine images counts as resampled: ``(n, 2b, ...)``."""
+    marks = average(crop(pair.resampled, pair.margins.fine1 - margin), step)
+    return marks.repeat_interleave(pair.fine.shape[1] // 2, dim=1)
+
+
 def start(network: Network, pair: Pair) -> Started:
     """The fine branches of both stages, and the averages of the fine images."""
     step, margins = network.architecture.step, pair.margins
@@ -483,8 +506,8 @@ def start(network: Network, pair: Pair) -> Started:
     images1, images2 = average(pair.fine, step), pair.cut(margins.fine2)
     shared1, raw1 = network.first.share(scaled(images1), cut)
     shared2, raw2 = network.second.share(scaled(images2), margins.fine2)
-    still1 = None if raw1 is None else _mended(raw1, images1, cut)
-    still2 = None if raw2 is None else _mended(raw2, images2, margins.fine2)
+    still1 = None if raw1 is None else _mended(raw1, images1, cut) * _marks(pair, margins.result1, step)
+    still2 = None if raw2 is None else _mended(raw2, images2, margins.fine2) * _marks(pair, 0)
     averages, detail = average(pair.cut(margins.result1), SCALE), _detail(pair, margins.result1)
     return Started(pair, shared1, shared2, still1, still2, averages, detail)
 

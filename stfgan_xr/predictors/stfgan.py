@@ -47,10 +47,11 @@ DAY_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 
 @dataclass(frozen=True)
 class Prepared:
-    """:class:`Started`, the bracket's pace, and the block's true size ``(rows, columns)``."""
+    """:class:`Started`, the bracket's pace and coarse image before, and the block's true size ``(rows, columns)``."""
 
     started: Started
     pace: Pace | None
+    coarse_before: np.ndarray[Any, Any]
     size: tuple[int, int]
 
 
@@ -225,7 +226,7 @@ class STFGAN:
             pace = architecture.pace(to_tensors(bracket, device), margins.result1)
             pair = to_pair(bracket, margins, architecture, device, self._places)
             with self._autocast():
-                return Prepared(start(self._loaded(), pair), pace, (rows, columns))
+                return Prepared(start(self._loaded(), pair), pace, bracket.coarse_before, (rows, columns))
 
     def predict(self, prepared: Prepared, coarse: CoarseWindow) -> Prediction:
         """The target days, in batches of bounded memory."""
@@ -260,7 +261,7 @@ class STFGAN:
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         pair, (rows, columns), places = prepared.started.pair, prepared.size, self._places
         with torch.inference_mode():
-            targets = Targets.of(prepared.pace, coarse, days, torch.device(self._device))
+            targets = Targets.of(prepared.pace, coarse, days, prepared.coarse_before, torch.device(self._device))
             targets = targets.placed(places, len(self.architecture.bands))
             with self._autocast():
                 middle = stage1(self._loaded(), prepared.started, targets)[1]
