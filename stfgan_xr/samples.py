@@ -27,8 +27,8 @@ from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.grid import Halo, Window, tile_step
 from stfgan_xr.landscape import Truth
 from stfgan_xr.predictors import Bracket, CoarseWindow, cropped, progress
+from stfgan_xr.predictors.pairs import placed
 from stfgan_xr.predictors.simple import to_tensors
-from stfgan_xr.predictors.stages import placed
 from stfgan_xr.sensors import from_reflectance, is_clear, to_reflectance
 
 LEAST_CLEAR = 0.2
@@ -92,7 +92,7 @@ class Sample:
     coarse
         ``(4, b, CY, CX)`` reflectance before, on and after the target day, and its level.
     lead
-        ``(1, points CY, points CX)`` of the target day; both as in :class:`stfgan_xr.predictors.stages.Targets`.
+        ``(1, points CY, points CX)`` of the target day; both as in :class:`stfgan_xr.predictors.pairs.Targets`.
     days
         ``(2, Y, X)`` int16 days of the fine images less the target day.
     target
