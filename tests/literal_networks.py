@@ -16,9 +16,10 @@ def convolved(image: Array, layer: nn.Conv2d) -> Array:
     """A layer without padding."""
     assert layer.bias is not None
     weight, bias = (value.detach().numpy().astype(float) for value in (layer.weight, layer.bias))
-    return np.stack(
-        [sum(signal.correlate(x, w, mode="valid") for x, w in zip(image, one, strict=True)) for one in weight]
-    ) + bias[:, None, None]
+    return (
+        np.stack([sum(signal.correlate(x, w, mode="valid") for x, w in zip(image, one, strict=True)) for one in weight])
+        + bias[:, None, None]
+    )
 
 
 def cut(image: Array, border: int) -> Array:
@@ -33,9 +34,7 @@ def three_layers(image: Array, layers: Sequence[nn.Conv2d]) -> Array:
 def up(case: Case, cells: Array, margin: int, step: int = 1) -> Array:
     """Bilinear values of ``(band, cy, cx)`` cells, on the block with a margin, in pixels of ``step``."""
     rows, columns = ((side - 2 * case.margin + 2 * margin) // step for side in case.shape)
-    return np.stack(
-        [raised(band, (rows, columns), case.ratio // step, case.halo, margin // step) for band in cells]
-    )
+    return np.stack([raised(band, (rows, columns), case.ratio // step, case.halo, margin // step) for band in cells])
 
 
 def weighed(image: Array, known: Sequence[Array], start: Sequence[Array]) -> Array:
@@ -43,20 +42,28 @@ def weighed(image: Array, known: Sequence[Array], start: Sequence[Array]) -> Arr
     found = np.empty_like(image)
     for at in np.ndindex(*image.shape):
         since, until = (float(image[at] - other[at]) for other in start)
-        w = 0.5 if since == until == 0 else (1.0 if since == 0 else 0.0 if until == 0 else (1 / abs(since)) / (1 / abs(since) + 1 / abs(until)))
+        w = (
+            0.5
+            if since == until == 0
+            else (1.0 if since == 0 else 0.0 if until == 0 else (1 / abs(since)) / (1 / abs(since) + 1 / abs(until)))
+        )
         found[at] = w * (known[0][at] + since) + (1 - w) * (known[1][at] + until)
     return found
 
 
 def stfdcnn(case: Case, network: Any) -> Array:
-    first, second = ([m for m in net.layers if isinstance(m, nn.Conv2d)] for net in (network.mapping, network.resolving))
+    first, second = (
+        [m for m in net.layers if isinstance(m, nn.Conv2d)] for net in (network.mapping, network.resolving)
+    )
 
     def added(image: Array, layers: Sequence[nn.Conv2d]) -> Array:
         return cut(image, 8) + three_layers(2 * image - 1, layers)
 
     mapped = [added(up(case, cells, 44, 4), first) for cells in (*case.cells, case.target)]
     fine = [cut(image, case.margin - 12) for image in case.fine]
-    averages = [image.reshape(len(image), image.shape[1] // 4, 4, image.shape[2] // 4, 4).mean((2, 4)) for image in fine]
+    averages = [
+        image.reshape(len(image), image.shape[1] // 4, 4, image.shape[2] // 4, 4).mean((2, 4)) for image in fine
+    ]
     middle = weighed(mapped[2], averages, mapped[:2])
 
     def resolved(image: Array) -> Array:
@@ -114,6 +121,7 @@ def ms_ssim(one: Array, other: Array, weights: Sequence[float]) -> float:
     """Of two images of one band, windows of 11 pixels and deviation 1.5 that lie inside."""
     total = 1.0
     for number, weight in enumerate(weights):
+
         def mean(image: Array) -> Array:
             return cut(ndimage.gaussian_filter(image, 1.5, truncate=5 / 1.5, mode="nearest"), 5)
 
@@ -129,6 +137,7 @@ def ms_ssim(one: Array, other: Array, weights: Sequence[float]) -> float:
 
 def spstfm(case: Case, atoms: Array, code: Any) -> Array:
     """``code(dictionary, signal)`` gives the coefficients of a signal."""
+
     def change(coarse: Array) -> Array:
         image = up(case, coarse, 4)
         total, count = np.zeros_like(image), np.zeros_like(image)

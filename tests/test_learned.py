@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,52 +18,38 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.linear_model import orthogonal_mp
 from torch import nn
 
-from stfgan_xr import checkpoint, fusion, training
+from pipelines import train as train_command
+from pipelines import verify
+from stfgan_xr import checkpoint, fusion, open_cube, training
 from stfgan_xr.brackets import series
 from stfgan_xr.errors import InputError
 from stfgan_xr.fusion import Options, fuse_block
 from stfgan_xr.grid import Halo, Window
 from stfgan_xr.predictors import Predictor, learned, memory_of, with_spread
 from stfgan_xr.predictors.ganstfm import GANSTFM, STRUCTURE, cosine_loss, ms_ssim
-from stfgan_xr.predictors.learned import Fusion, Learned, Trained
+from stfgan_xr.predictors.learned import Fusion, Learned
 from stfgan_xr.predictors.methods import TRAINED, make, trainable
 from stfgan_xr.predictors.pairs import Batch
 from stfgan_xr.predictors.spstfm import AREA, SPSTFM, matching_pursuit, rebuilt
 from stfgan_xr.predictors.stfdcnn import STFDCNN
 from stfgan_xr.predictors.stfnet import StfNet
-from stfgan_xr.state import weights_of
 from tests import literal_networks
 from tests.literal import Case
+from tests.random_weights import BANDS, KINDS, random_weights
 from tests.synthetic import Scene, day
+from tests.test_commands import run as run  # the fixture
 from tests.test_networks import parameters
 from tests.test_stfgan import Place
 from tests.test_training import ACQUIRED, RECIPE, Broken, Damped
 from tests.test_windowed import made, predicted
 
-BANDS = ("red", "nir")
-KINDS: dict[str, tuple[type[Fusion], int]] = {
-    "spstfm": (SPSTFM, 24), "stfdcnn": (STFDCNN, 6), "stfnet": (StfNet, 6), "ganstfm": (GANSTFM, 2),
-}  # fmt: skip
 NAMES = tuple(KINDS)
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def random_weights(folder: Path, name: str, ratio: int = 16, bands: tuple[str, ...] = BANDS) -> Path:
-    """Weights that do something everywhere."""
-    kind, width = KINDS[name]
-    torch.manual_seed(1)
-    method = Trained(kind, bands, width, ratio)
-    network = method.network()
-    for part in network.modules():
-        if isinstance(part, nn.Conv2d) and not part.weight.any():
-            nn.init.normal_(part.weight, std=0.02)
-            assert part.bias is not None
-            nn.init.normal_(part.bias, std=0.01)
-    return checkpoint.save(folder / f"{name}-{ratio}", weights_of(network), method.to_config())
 
 
 def opened(folder: Path, name: str, ratio: int = 16) -> Learned:
@@ -123,7 +111,10 @@ def test_structure_is_the_multi_scale_similarity(size: int, scales: int) -> None
     other = (one + rng.normal(0, 0.05, one.shape)).astype(np.float32)
     found = float(ms_ssim(torch.from_numpy(one), torch.from_numpy(other)))
     weights = np.array(STRUCTURE[:scales]) / sum(STRUCTURE[:scales])
-    pairs = [(a.astype(float), b.astype(float)) for a, b in zip(one.reshape(-1, size, size), other.reshape(-1, size, size), strict=True)]
+    pairs = [
+        (a.astype(float), b.astype(float))
+        for a, b in zip(one.reshape(-1, size, size), other.reshape(-1, size, size), strict=True)
+    ]
     assert found == pytest.approx(np.mean([literal_networks.ms_ssim(a, b, weights) for a, b in pairs]), abs=1e-5)
     if scales == 1:
         settings: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -167,7 +158,11 @@ def test_losses_of_stfdcnn_are_errors_of_both_networks(scene: Scene, tmp_path: P
     observed = pair.cut(0).chunk(2, dim=1)
     whole = clear.reshape(3, 2, 8, 4, 8, 4).all((3, 5))
     errors, of_two = [], []
-    for coarse, fine in ((pair.coarse_before, observed[0]), (batch.targets.coarse, batch.target), (pair.coarse_after, observed[1])):
+    for coarse, fine in (
+        (pair.coarse_before, observed[0]),
+        (batch.targets.coarse, batch.target),
+        (pair.coarse_after, observed[1]),
+    ):
         mapped = network.mapping(pair.up(coarse, 32, 4))
         errors.append(mapped.numpy() - fine.numpy().reshape(3, 2, 8, 4, 8, 4).mean((3, 5)))
     started = network.start(pair)
@@ -190,7 +185,8 @@ def test_losses_of_ganstfm_by_their_formulas(scene: Scene, tmp_path: Path, numbe
     lengths = np.linalg.norm(result, axis=1) * np.linalg.norm(truth, axis=1)
     assert float(terms["cosine"].loss) == pytest.approx(1 - np.mean((result * truth).sum(1) / lengths), abs=1e-5)
     of_result, of_truth = (
-        np.stack([literal_networks.through(2 * i.astype(float) - 1, network.fine) for i in images]) for images in (result, truth)
+        np.stack([literal_networks.through(2 * i.astype(float) - 1, network.fine) for i in images])
+        for images in (result, truth)
     )
     assert float(terms["feature"].loss) == pytest.approx(np.mean((of_result - of_truth) ** 2), rel=1e-3)
     weights = np.array(STRUCTURE[:2]) / sum(STRUCTURE[:2])
@@ -200,7 +196,9 @@ def test_losses_of_ganstfm_by_their_formulas(scene: Scene, tmp_path: Path, numbe
     seen = terms["structure"].seen(torch.from_numpy(result))
     assert torch.equal(seen[:, :2], torch.from_numpy(result) * 2 - 1)
     assert torch.equal(seen[:, 2:], batch.pair.up(batch.targets.coarse, 0) * 2 - 1)
-    assert float(cosine_loss(torch.tensor([[[[3.0]], [[0.0]]]]), torch.tensor([[[[1.0]], [[1.0]]]]))) == pytest.approx(1 - 0.5**0.5)
+    assert float(cosine_loss(torch.tensor([[[[3.0]], [[0.0]]]]), torch.tensor([[[[1.0]], [[1.0]]]]))) == pytest.approx(
+        1 - 0.5**0.5
+    )
 
 
 def test_scores_of_critics_count_each_scale_alike(scene: Scene) -> None:
@@ -244,10 +242,17 @@ def test_dictionaries_are_as_good_as_those_of_scikit_learn() -> None:
     assert found < 0.1 * float(np.mean(signals**2))
 
 
-@pytest.mark.parametrize(("ratio", "cells", "sizes"), [(16, (8, 5), (32, 48)), (7, (32, 32), (112,)), (1, (70, 85), (32,))])
+@pytest.mark.parametrize(
+    ("ratio", "cells", "sizes"), [(16, (8, 5), (32, 48)), (7, (32, 32), (112,)), (1, (70, 85), (32,))]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_tiles_give_the_whole_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ratio: int, cells: tuple[int, int], sizes: tuple[int, ...]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    ratio: int,
+    cells: tuple[int, int],
+    sizes: tuple[int, ...],
 ) -> None:
     monkeypatch.setattr(learned, "STRIP", 60)
     predictor, place = opened(tmp_path, name, ratio), Place(cells, ratio)
@@ -262,7 +267,10 @@ def test_tiles_give_the_whole_image(
 @pytest.mark.parametrize("name", NAMES)
 def test_tiles_and_runs_do_not_show(tmp_path: Path, name: str, ratio: int) -> None:
     """Ten chunkings of each ratio, clouds and gaps in all of them."""
-    cubes, method = Scene(height=7 * 16, width=6 * 16, ratio=ratio, seed=ratio, cloud=0.5, gap=0.3), opened(tmp_path, name, ratio)
+    cubes, method = (
+        Scene(height=7 * 16, width=6 * 16, ratio=ratio, seed=ratio, cloud=0.5, gap=0.3),
+        opened(tmp_path, name, ratio),
+    )
     landsat, modis = (series(cube, BANDS) for cube in (cubes.landsat, cubes.modis))
     start = landsat.days[0] - 3
     days = [start + n for n in range(9, 21)]
@@ -315,7 +323,9 @@ def test_a_predictor_travels_tells_its_spread_and_its_memory(tmp_path: Path, nam
     assert told.spread is not None
     assert told.spread.shape == told.mean.shape
     assert told.spread.max() > 0
-    assert memory_of(method, 1024, 1024, 1) < memory_of(method, 2048, 1024, 1) < 2 * memory_of(method, 1024, 1024, 1) + 1
+    assert (
+        memory_of(method, 1024, 1024, 1) < memory_of(method, 2048, 1024, 1) < 2 * memory_of(method, 1024, 1024, 1) + 1
+    )
     with pytest.raises(InputError, match=f"{name} was made for cells of 16 pixels, the data has 8"):
         method.prepare(made(3, Halo(16, 4), 8, (2, 2), 0)[0])
 
@@ -407,3 +417,36 @@ def test_training_goes_on_from_weights_of_the_same_method_only(scene: Scene, tmp
         train(scene, tmp_path / "some", "stfnet", replace(SMALL, subsets=True))
     with pytest.raises(InputError, match="stfnet has none"):
         train(scene, tmp_path / "stages", "stfnet", SMALL, schedule="progressive")
+
+
+def test_the_commands_train_and_fuse_by_it(
+    demo_world: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    """And what was made by weights is repaired by them."""
+    monkeypatch.setattr(train_command, "limit_threads", lambda _: None)
+    few = ["--steps", "2", "--batch", "1", "--patch", "32", "--region", "32", "--samples", "1", "--width", "4"]
+    out = tmp_path / "weights"
+    asked = ["--method", "stfnet", "--cube", str(finished), "--bands", "red,nir", "--out", str(out)]
+    code, text, err = run(*asked, *few, command=train_command.command)
+    assert code == 0, err
+    assert "stfnet.safetensors" in "".join(text.split())
+    assert (out / "training" / "losses.png").stat().st_size > 5000
+    fuse = [
+        "--catalog", str(demo_world / "catalog.toml"), "--dates", "2020-03-01/2020-03-02", "--bands", "red,nir",
+        "--model", str(out / "stfnet.safetensors"), "--out", str(tmp_path / "run"), "--no-report",
+    ]  # fmt: skip
+    assert run(*fuse, "--method", "stfdcnn")[0] == 2
+    code, _, err = run(*fuse, "--method", "stfnet")
+    assert code == 0, err
+    made_by = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert made_by["request"]["model"] == checkpoint.read_config(out)["sha256"]
+    cube = open_cube(tmp_path / "run" / "fused.zarr")
+    assert np.isfinite(cube.nir.values).mean() > 0.9
+    for file in (tmp_path / "run" / "fused.zarr" / "red" / "c").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    assert run(str(tmp_path / "run"), "--repair", command=verify.command)[0] == 0
+    np.testing.assert_array_equal(open_cube(tmp_path / "run" / "fused.zarr").red.values, cube.red.values)
+    refused = [["--adapt"], ["--guard"]]
+    for more in refused:
+        assert run(*fuse[:-3], "--out", str(tmp_path / "other"), "--method", "stfnet", *more)[0] == 2
