@@ -21,8 +21,10 @@ from benchmarks.accuracy import FIRST_SEED, unseen
 from pipelines.console import err, main, out
 from stfgan_xr import samples, simulate, store, training
 from stfgan_xr.grid import Halo
-from stfgan_xr.learning import Batch, Gan, Recipe, Run, Step, predict, train_step
-from stfgan_xr.predictors.stages import AnchorName, Architecture, Schedule, Targets, anchor
+from stfgan_xr.learning import Gan, Recipe, Run, Step, train_step
+from stfgan_xr.predictors.objective import TrainedSTFGAN, predict
+from stfgan_xr.predictors.pairs import Batch, Targets
+from stfgan_xr.predictors.stages import AnchorName, Architecture, Schedule, anchor
 from stfgan_xr.samples import Sample
 
 RESULTS = Path(__file__).parent / "results" / "ablations.json"
@@ -70,7 +72,8 @@ def _samples(places: list[tuple[Path, Path]], count: int, halo: Halo, seed: int,
 
 
 def _whole(sample: Sample, halo: Halo, name: AnchorName) -> Batch:
-    return training.to_batch([sample], halo, RATIO, _Straight(np.random.PCG64(0)), "cpu", name)
+    batch = training.to_batch([sample], halo, RATIO, _Straight(np.random.PCG64(0)), "cpu")
+    return TrainedSTFGAN(Architecture(("any",), anchor=name)).clocked(batch)
 
 
 def _error(result: torch.Tensor, target: torch.Tensor, clear: torch.Tensor) -> float:
@@ -104,13 +107,14 @@ def _trained(variant: Variant, pool: list[Sample], halo: Halo, steps: int) -> Ru
         decay="cosine", average=0.99, seed=1,
     )  # fmt: skip
     bands = tuple(f"band{number}" for number in range(len(pool[0].target)))
-    run = Run(Architecture(bands, variant.width, variant.schedule, variant.anchor, RATIO), recipe, "cpu")
+    method = TrainedSTFGAN(Architecture(bands, variant.width, variant.schedule, variant.anchor, RATIO))
+    run = Run(method, recipe, "cpu")
     for number in range(steps):
         step = Step(number, steps, recipe)
         draw = step.random()
         chosen = draw.integers(len(pool), size=recipe.batch)
         patches = [samples.cut(pool[int(index)], recipe.patch, RATIO, draw) for index in chosen]
-        train_step(run, step, training.to_batch(patches, halo, RATIO, draw, "cpu", variant.anchor))
+        train_step(run, step, training.to_batch(patches, halo, RATIO, draw, "cpu"))
         run.step += 1
     return run
 

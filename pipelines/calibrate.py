@@ -1,4 +1,4 @@
-"""How far STFGAN weights are off, measured anew on withheld days and written into their JSON file."""
+"""How far weights are off, measured anew on withheld days and written into their JSON file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stfgan_xr import checkpoint, gate, store, training
 from stfgan_xr.cluster import cores, limit_threads
 from stfgan_xr.errors import NothingToDo
 from stfgan_xr.files import as_folder
-from stfgan_xr.predictors.stfgan import STFGAN
+from stfgan_xr.predictors.methods import open_predictor
 from stfgan_xr.simulate import world_of
 
 
@@ -27,7 +27,7 @@ def command(
     Every fifth acquisition is withheld and predicted. Only the .json file beside the weights changes.
     """
     limit_threads(cores())
-    predictor = STFGAN.open(model)
+    predictor = open_predictor(model)
     folders = [as_folder(run) for run in cube]
     cubes = [(store.open_cube(run / "landsat.zarr"), store.open_cube(run / "modis.zarr")) for run in folders]
     worlds = [world_of(run) if truth else None for run in folders]

@@ -21,11 +21,12 @@ from stfgan_xr import changes, evaluation, fusion, reporting, store
 from stfgan_xr.benchmarks import NAMES as SETS
 from stfgan_xr.benchmarks import Benchmark, Split, read_benchmark
 from stfgan_xr.brackets import band_names
+from stfgan_xr.checkpoint import read_config
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, as_folder, write_json, write_text
 from stfgan_xr.grid import Halo, ratio_of
 from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction, memory_of
-from stfgan_xr.predictors.methods import METHODS, USUAL, make
+from stfgan_xr.predictors.methods import METHODS, TRAINED, USUAL, make
 from stfgan_xr.predictors.uncertainty import known
 from stfgan_xr.simulate import world_of
 
@@ -116,23 +117,42 @@ def _cubes(run: Folder | None, pairs: Path | None) -> tuple[xr.Dataset, xr.Datas
     return store.open_cube(run / "landsat.zarr"), store.open_cube(run / "modis.zarr")
 
 
+def _models(models: Sequence[Path]) -> dict[str, Path]:
+    """Weights by the method that they are of."""
+    found: dict[str, Path] = {}
+    for model in models:
+        method = read_config(model)["method"]
+        if method in found:
+            raise InputError(f"--model: {found[method]} and {model} are both of {method}; give one")
+        if method not in TRAINED:
+            raise InputError(f"--model: {model} is of {method!r}; choose weights of {', '.join(TRAINED)}")
+        found[method] = model
+    return found
+
+
 def _predictors(
-    names: Sequence[str] | None, model: Path | None, bands: tuple[str, ...], ratio: int
+    names: Sequence[str] | None, models: Mapping[str, Path], bands: tuple[str, ...], ratio: int
 ) -> dict[str, Predictor]:
-    """The methods asked for; without any the usual ones, STFGAN only if its weights are for these bands."""
+    """The methods asked for; without any the usual ones and those of the weights given, STFGAN only if it can be.
+
+    Of all methods those without weights are left out, too.
+    """
     every = list(names or ()) == [ALL]
     if names and not every:
         unknown = [name for name in names if name not in METHODS]
         if unknown:
             raise InputError(f"--method {unknown[0]!r} is unknown; choose from {', '.join(METHODS)}")
-        return {name: make(name, bands, model if name == "stfgan" else None, ratio) for name in names}
+        unused = sorted(models.keys() - set(names))
+        if unused:
+            raise InputError(f"--model: {models[unused[0]]} is of {unused[0]}, which is not among the methods named")
+        return {name: make(name, bands, models.get(name), ratio) for name in names}
     found: dict[str, Predictor] = {}
-    for name in METHODS if every else USUAL:
+    for name in METHODS if every else dict.fromkeys((*USUAL, *models)):
         try:
-            made = make(name, bands, model if name == "stfgan" else None, ratio)
+            made = make(name, bands, models.get(name), ratio)
             found[name] = Timed(made) if every else made
         except InputError as error:
-            if model is not None:
+            if name in models:
                 raise
             err.print(f"{name} is left out: {error}", markup=False)
     return found
@@ -279,7 +299,10 @@ def command(
             f"Default: {', '.join(USUAL)}."
         ),
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="Weights of stfgan. Default: those of the package.")] = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(help="Weights of a method, which they state; may be repeated. Default: those of the package."),
+    ] = None,
     bands: Annotated[str | None, typer.Option(help="Comma list of bands. Default: all.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the scores to a file.")] = None,
     report: Annotated[
@@ -304,7 +327,7 @@ def command(
     absent = [name for name in names if name not in landsat]
     if absent:
         raise InputError(f"--bands: {absent[0]} is not there; choose from {', '.join(band_names(landsat))}")
-    predictors = _predictors(method, model, names, ratio_of(landsat.odc.geobox, modis.odc.geobox))
+    predictors = _predictors(method, _models(model or ()), names, ratio_of(landsat.odc.geobox, modis.odc.geobox))
     world = world_of(run) if truth and not triplets and run is not None else None
     if world is not None and run is not None:
         table = _against_truth(run, world, predictors, TRUTH_DAYS)

@@ -248,7 +248,7 @@ def _minutes(adapt: bool, minutes: float | None, method: str, folder: Folder) ->
     if not adapt:
         return None
     if method != "stfgan":
-        raise InputError(f"--adapt: {method} has no weights; leave it out")
+        raise InputError(f"--adapt goes with stfgan, not with {method}; leave it out")
     if not isinstance(folder, LocalFolder):
         raise InputError(f"--adapt: training needs a local run folder, not {folder}")
     if minutes is not None and not 0 < minutes < float("inf"):

@@ -1,8 +1,9 @@
-"""Train STFGAN on your own cubes, own rasters or simulated worlds."""
+"""Train STFGAN or another method with weights on your own cubes, own rasters or simulated worlds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -17,8 +18,9 @@ from stfgan_xr.cluster import cores, limit_threads
 from stfgan_xr.errors import InputError
 from stfgan_xr.files import as_folder
 from stfgan_xr.landscape import Truth
-from stfgan_xr.learning import GANS, Gan, Recipe
+from stfgan_xr.learning import GANS
 from stfgan_xr.plots import loss_curves
+from stfgan_xr.predictors.methods import TRAINED
 from stfgan_xr.predictors.stages import ANCHORS, SCHEDULES, AnchorName, Schedule
 from stfgan_xr.simulate import world_of
 
@@ -62,6 +64,7 @@ def command(
     split: Annotated[
         str | None, typer.Option(help="Of the benchmark: no day inside one of its test cases is trained on.")
     ] = None,
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(TRAINED)}.")] = TRAINED[0],
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the weights and the run's state.")] = Path(
         "weights"
     ),
@@ -71,30 +74,54 @@ def command(
         typer.Option("--from", help="Weights to start from (.safetensors), or shipped; the architecture is theirs."),
     ] = None,
     width: Annotated[
-        int | None, typer.Option(min=1, max=512, help="Channels inside the networks. Default: 64, the paper's.")
+        int | None,
+        typer.Option(min=1, max=512, help="Channels inside the networks; spstfm: atoms. Default: the publication's."),
     ] = None,
-    schedule: Annotated[str | None, typer.Option(help=f"One of {', '.join(SCHEDULES)}. Default: same-grid.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help=f"Of stfgan: one of {', '.join(SCHEDULES)}. Default: same-grid.")
+    ] = None,
     anchor: Annotated[
-        str | None, typer.Option(help="What is corrected: progress (default) or delta; none: the paper's form.")
+        str | None, typer.Option(help="What stfgan corrects: progress (default) or delta; none: the paper's form.")
     ] = None,
-    gan: Annotated[str, typer.Option(help=f"Adversarial part: one of {', '.join(GANS)}.")] = "wgan-clip",
-    steps: Annotated[int, typer.Option(min=1, help="Steps, unless --minutes is given.")] = 20_000,
+    gan: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Adversarial part: one of {', '.join(GANS)}. Default: wgan-clip of stfgan, lsgan of ganstfm; the "
+            "others have none."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps, unless --minutes is given. Default: 20000, spstfm: 2000.")
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="As many steps as fit this time, measured at the start.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Patches in a step.")] = 16,
     patch: Annotated[int, typer.Option(min=16, help="Fine pixels along a patch.")] = 256,
-    margin: Annotated[int, typer.Option(min=0, help="Fine pixels around a patch that the network sees.")] = 16,
+    margin: Annotated[
+        int, typer.Option(min=0, help="Fine pixels around a patch that stfgan sees; the others see all they can.")
+    ] = 16,
     samples: Annotated[int, typer.Option(min=1, help="Regions held in memory.")] = 400,
     region: Annotated[int, typer.Option(min=16, help="Fine pixels along a region.")] = 512,
-    optimiser: Annotated[str, typer.Option(help="rmsprop (the paper's) or adam.")] = "rmsprop",
-    learning_rate: Annotated[float, typer.Option(help="Greatest learning rate.")] = 1e-4,
+    optimiser: Annotated[
+        str | None, typer.Option(help="rmsprop or adam. Default: rmsprop of stfgan, adam of the others.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Greatest learning rate. Default: 1e-4, ganstfm: 2e-4, spstfm: 1e-3.")
+    ] = None,
     decay: Annotated[str, typer.Option(help="Of the learning rate: step (the paper's) or cosine.")] = "step",
     shortest: Annotated[int, typer.Option(min=2, help="Least days between the acquisitions around a target.")] = 2,
     longest: Annotated[int, typer.Option(min=2, help="Greatest days between them.")] = 96,
     distorted: Annotated[bool, typer.Option(help="Distort samples at random, so that weights hold elsewhere.")] = True,
     subsets: Annotated[bool, typer.Option(help="Make weights that work on any of the bands.")] = False,
     truth: Annotated[bool, typer.Option(help="Train towards the truth of simulated runs.")] = True,
+    trust: Annotated[
+        float,
+        typer.Option(
+            help="Part of what is corrected from day to day that counts in the end: less than 1 for weights that are "
+            "to work on other land than they learnt from."
+        ),
+    ] = 1.0,
     patience: Annotated[
         int,
         typer.Option(
@@ -106,23 +133,24 @@ def command(
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     half: Annotated[bool, typer.Option(help="Store the weights as float16.")] = False,
 ) -> None:
-    """Train both stages of STFGAN; the same command again resumes, with the losses of an unbroken run.
+    """Train a method; the same command again resumes, with the losses of an unbroken run.
 
     Every fifth acquisition is withheld and never trained on. Twenty times on the way the weights are checked on patches
-    of those days, and at the end they, linear and delta are compared on them. The folder holds stfgan.safetensors,
-    stfgan.json, and training/ with the state, losses.csv and losses.png. Use the weights with
-    pipelines.fuse --model OUT/stfgan.safetensors.
+    of those days, and at the end they and the simple methods are compared on them. The folder holds METHOD.safetensors,
+    METHOD.json, and training/ with the state, losses.csv and losses.png. Use the weights with
+    pipelines.fuse --method METHOD --model OUT/METHOD.safetensors.
     """
+    _one_of("method", method, TRAINED)
     _one_of("schedule", schedule or SCHEDULES[0], SCHEDULES)
     _one_of("anchor", anchor or ANCHORS[0], ANCHORS)
-    _one_of("gan", gan, GANS)
-    _one_of("optimiser", optimiser, ("rmsprop", "adam"))
+    _one_of("gan", gan or GANS[0], GANS)
+    _one_of("optimiser", optimiser or "adam", ("rmsprop", "adam"))
     _one_of("decay", decay, ("step", "cosine"))
-    recipe = Recipe(
-        gan=cast(Gan, gan), steps=steps, minutes=minutes, batch=batch, patch=patch, margin=margin, samples=samples,
-        region=region, optimiser=cast(Any, optimiser), learning_rate=learning_rate,
-        decay=cast(Any, decay), span=(shortest, longest), distorted=distorted, subsets=subsets, patience=patience,
-        seed=seed,
+    own: dict[str, Any] = {"gan": gan, "steps": steps, "optimiser": optimiser, "learning_rate": learning_rate}
+    recipe = replace(
+        training.RECIPES[method], minutes=minutes, batch=batch, patch=patch, margin=margin, samples=samples,
+        region=region, decay=cast(Any, decay), span=(shortest, longest), distorted=distorted, subsets=subsets,
+        patience=patience, trust=trust, seed=seed, **{name: value for name, value in own.items() if value is not None},
     )  # fmt: skip
     names = tuple(part.strip() for part in bands.split(",")) if bands else None
     chosen = read_benchmark(benchmark, root, split) if benchmark or root or split else None
@@ -130,18 +158,18 @@ def command(
     limit_threads(cores())
     with Steps("training") as shown:
         facts = training.train(
-            cubes, out_folder, recipe, weights=weights, truths=truths, bands=names, width=width,
+            cubes, out_folder, recipe, method=method, weights=weights, truths=truths, bands=names, width=width,
             schedule=cast(Schedule | None, schedule), anchor=cast(AnchorName | None, anchor), half=half,
             progress=shown,
         )  # fmt: skip
     loss_curves(out_folder / "training" / "losses.csv", out_folder / "training" / "losses.png")
-    _report(out_folder, facts)
+    _report(out_folder / f"{method}.safetensors", facts)
 
 
-def _report(out_folder: Path, facts: Mapping[str, Any]) -> None:
+def _report(weights: Path, facts: Mapping[str, Any]) -> None:
     found = facts["withheld"]
     scores = ", ".join(f"{name} {value:.4f}" for name, value in found["rmse"].items())
-    out.print(f"done: {out_folder / 'stfgan.safetensors'} after {facts['steps']} steps")
+    out.print(f"done: {weights} after {facts['steps']} steps")
     out.print(f"RMSE on the withheld days ({found['blocks']} blocks): {scores}")
 
 

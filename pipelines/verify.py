@@ -20,7 +20,7 @@ from stfgan_xr.cluster import connect, cores
 from stfgan_xr.errors import IncompleteError, InputError
 from stfgan_xr.files import Folder, LocalFolder, as_folder
 from stfgan_xr.lease import held
-from stfgan_xr.predictors.methods import make
+from stfgan_xr.predictors.methods import TRAINED, make
 
 Found = dict[str, list[store.Damage]]
 ROOT = store.Damage("zarr.json", "missing or damaged, and with it all of the cube")
@@ -96,7 +96,7 @@ def _recorded_run(folder: Folder, document: dict[str, Any], request: Request, ra
         # The folder or the package was moved. Other weights than the recorded ones are refused by their SHA-256.
         adapted = folder.path / "adapted" / "stfgan.safetensors"
         weights = adapted if adapted.is_file() else None
-    model = None if method != "stfgan" else weights
+    model = weights if method in TRAINED else None
     tile = document["cubes"]["fused.zarr"]["layout"]["tile"]
     predictor = make(method, request.bands, model, ratio)
     return fuse.Run(

@@ -11,53 +11,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
+from torch import nn
 
 from stfgan_xr.grid import Halo, Window, tile_step, tiles
 from stfgan_xr.predictors import Bracket, CoarseWindow, Predictor, uncertainty
+from stfgan_xr.predictors.learned import Method
 from stfgan_xr.predictors.progress import Progress
-from stfgan_xr.predictors.simple import Delta, Linear, to_tensors
-from stfgan_xr.predictors.stages import Architecture, Margins, Network, Targets, stage1, stage2, start, to_pair
-from stfgan_xr.predictors.stfgan import STFGAN
+from stfgan_xr.predictors.simple import Delta, Linear, Persistence
+from stfgan_xr.predictors.stages import METHOD
 from stfgan_xr.predictors.uncertainty import Uncertainty
 from stfgan_xr.samples import Place, Sample, Triplet, interval_of, observation_of, read, target_of, triplets, windows
 
-RUNGS = (16, 32, 48, 64, 80, 96, 112, 128, 144)
-"""Pixels of a stage's own grid that its coarse branch is tried with."""
-TOLERANCE = 1e-6
-"""Reflectance within which a smaller halo must give the same."""
 BLOCK = 64
 PIXELS = 2000
 """Of a block that uncertainty is calibrated on."""
 OBSERVED = 0.01
 """Standard deviation of an observation where no truth tells it. Vermote et al. 2016 (doi 10.1016/j.rse.2016.04.008)
 hold Landsat 8's reflectance against 0.005 + 5 %: this is that of land with a reflectance of 0.1."""
-
-
-def ladder(architecture: Architecture) -> Iterator[Halo]:
-    """Halos to try, smallest first; the exact one last.
-
-    >>> next(ladder(Architecture(("nir",))))
-    Halo(fine=64, coarse=4, days=4)
-    """
-    exact = architecture.exact_halo(architecture.ratio)
-    for rung in RUNGS:
-        halo = architecture.halo(rung, architecture.ratio)
-        if halo.fine < exact.fine and halo.coarse < exact.coarse:
-            yield halo
-    yield exact
-
-
-def _predict(network: Network, bracket: Bracket, coarse: CoarseWindow, among: Sequence[int]) -> npt.NDArray[np.float32]:
-    """The target days of a window with the bracket's halo, its bands at the places ``among`` the network's."""
-    architecture, device = network.architecture, torch.device("cpu")
-    with torch.inference_mode():
-        margins = Margins.within(architecture, bracket.halo, bracket.ratio)
-        started = start(network, to_pair(bracket, margins, architecture, device, among))
-        pace = architecture.pace(to_tensors(bracket, device), margins.result1)
-        targets = Targets.of(pace, coarse, coarse.days, bracket.coarse_before, device).placed(
-            among, len(architecture.bands)
-        )
-        return stage2(network, started, stage1(network, started, targets)[1]).numpy()
 
 
 def _examples(places: Sequence[Place], halo: Halo, count: int, seed: int) -> Iterator[tuple[Bracket, CoarseWindow]]:
@@ -70,13 +40,13 @@ def _examples(places: Sequence[Place], halo: Halo, count: int, seed: int) -> Ite
         yield interval.bracket, interval.coarse
 
 
-def measure_halo(network: Network, places: Sequence[Place], seed: int = 0, count: int = 3) -> Halo:
-    """The smallest halo of a ladder with which blocks of sample data come out as with the exact one.
+def measure_halo(method: Method, network: nn.Module, places: Sequence[Place], seed: int = 0, count: int = 3) -> Halo:
+    """The smallest halo that a method knows with which blocks of sample data come out as with the exact one.
 
     Parameters
     ----------
     network
-        Trained, not folded.
+        Of the method, trained, not folded.
     places
         Regions to draw the blocks from, of any of the network's bands.
     count
@@ -85,21 +55,11 @@ def measure_halo(network: Network, places: Sequence[Place], seed: int = 0, count
     Returns
     -------
     Halo
-        For the ratio the network was trained with; the exact halo if none smaller is within :data:`TOLERANCE`.
+        For the ratio the network was trained with.
     """
-    folded, architecture = network.fold(), network.architecture
-    exact = architecture.exact_halo(architecture.ratio)
-    examples = list(_examples(places, exact, count, seed))
-    among = [architecture.bands.index(band) for band in places[0].landsat.bands]
-    whole = [_predict(folded, *example, among) for example in examples]
-    for halo in ladder(architecture):
-        parts = [
-            _predict(folded, bracket.within(halo), coarse.crop(exact.coarse - halo.coarse), among)
-            for bracket, coarse in examples
-        ]
-        if max(float(np.abs(a - b).max()) for a, b in zip(whole, parts, strict=True)) <= TOLERANCE:
-            return halo
-    return exact
+    return method.measured_halo(
+        network, lambda halo: list(_examples(places, halo, count, seed)), places[0].landsat.bands
+    )
 
 
 def withheld_triplets(place: Place, number: int = 0) -> tuple[Triplet, ...]:
@@ -150,12 +110,13 @@ def _squared_errors(
 
 
 def compare(
-    predictor: STFGAN,
+    predictor: Predictor,
     places: Sequence[Place],
     seed: int = 0,
     blocks: int = 200,
     size: int = 256,
     others: Mapping[str, Predictor] | None = None,
+    name: str = METHOD,
 ) -> dict[str, Any]:
     """Root mean squared errors on the withheld acquisitions, of the network and of what it must beat.
 
@@ -164,7 +125,9 @@ def compare(
     blocks, size
         At most so many blocks, of so many pixels a side, drawn at random.
     others
-        Predictors by name to compare with, beside progress, delta and linear.
+        Predictors by name to compare with, beside progress, delta, linear and persistence.
+    name
+        What the network's scores are called.
 
     Returns
     -------
@@ -174,18 +137,19 @@ def compare(
     """
     cases = _withheld(places, size, np.random.default_rng([seed, 2]))[:blocks]
     methods: dict[str, Predictor] = {
-        "stfgan": predictor,
-        "progress": Progress(predictor.bands, predictor.ratio),
+        name: predictor,
+        "progress": Progress(predictor.bands, places[0].ratio),
         "delta": Delta(predictor.bands),
         "linear": Linear(predictor.bands),
+        "persistence": Persistence(predictor.bands),
         **(others or {}),
     }
     found = [_squared_errors(list(methods.values()), *case) for case in cases]
     count = sum(values for _, values in found)
     totals = np.sum([sums for sums, _ in found], axis=0) if found else np.zeros(len(methods))
-    rmse = {name: float(np.sqrt(total / max(count, 1))) for name, total in zip(methods, totals, strict=True)}
+    rmse = {of: float(np.sqrt(total / max(count, 1))) for of, total in zip(methods, totals, strict=True)}
     best = min(rmse["delta"], rmse["linear"])
-    skill = 1 - rmse["stfgan"] / best if best else 0.0
+    skill = 1 - rmse[name] / best if best else 0.0
     return {
         "blocks": sum(values > 0 for _, values in found),
         "pixels": count // len(predictor.bands),

@@ -1,14 +1,13 @@
-"""One step of training STFGAN: losses, critics and the state that changes.
+"""One step of training, the same for all methods: the recipe, critics, and the state that changes.
 
-Both stages are trained side by side, each with its own loss: no gradient runs between them, so this equals training one
-after the other on the same patches.
+What differs is a :class:`stfgan_xr.predictors.learned.Method`: networks, and the terms of their loss.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,30 +17,17 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from stfgan_xr.errors import Diverged, InputError
-from stfgan_xr.predictors.networks import SCALE, Discriminator, crop
-from stfgan_xr.predictors.stages import (
-    Architecture,
-    Middle,
-    Network,
-    Pair,
-    Targets,
-    anchor,
-    average,
-    stage1,
-    stage2,
-    start,
-)
+from stfgan_xr.predictors.learned import Method, Term, masked_mse
+from stfgan_xr.predictors.pairs import Batch
 
 Gan = Literal["wgan-clip", "lsgan", "none"]
 GANS: tuple[Gan, ...] = ("wgan-clip", "lsgan", "none")
-FLOOR = 1e-4
-"""Squared error (in the networks' units) of an image that is as good as noise allows."""
 CLIP = 0.01
 """Largest weight of a Wasserstein critic."""
 RISE = 50
 """The learning rate is reached after one part in so many of the steps."""
 SETTLE = 0.2
-"""Last part of the steps: normalisation statistics are held and stage 2 always sees stage-1 results."""
+"""Last part of the steps: normalisation statistics are held, and stage 2 of STFGAN always sees stage-1 results."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +64,10 @@ class Recipe:
         Some samples lack some bands, and the weights work on any of them.
     average
         Decay of the moving average of the weights, which is what is kept; 0 keeps the last ones.
+    trust
+        Part of what anchored networks correct from day to day that counts in the end. Under the squared error it is
+        what they would learn with a penalty of ``1 / trust - 1`` on its square: for land that differs from what they
+        learnt from, where corrections fail more often.
     patience
         Training ends after so many checks on withheld acquisitions without gain, and the best-checked weights are what
         is kept; 0: it goes on to the end, whatever the checks say.
@@ -102,6 +92,7 @@ class Recipe:
     distorted: bool = True
     subsets: bool = False
     average: float = 0.998
+    trust: float = 1.0
     patience: int = 0
     seed: int = 0
 
@@ -114,36 +105,25 @@ class Recipe:
             raise InputError(f"decay {self.decay!r}: choose step or cosine")
         if min(self.steps, self.batch, self.patch, self.samples, self.region) < 1 or self.learning_rate <= 0:
             raise InputError("steps, batch, patch, samples, region and the learning rate must be positive")
+        if not 0 < self.trust <= 1:
+            raise InputError(f"trust {self.trust}: it must lie between 0 and 1")
         if self.patience < 0 or (self.minutes is not None and not self.minutes > 0):
             raise InputError(f"patience {self.patience}, minutes {self.minutes}: out of range")
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Patches as tensors: what a prediction sees, and the truth where it is clear."""
-
-    pair: Pair
-    targets: Targets
-    target: Tensor
-    clear: Tensor
-
-
 class Run:
-    """Everything that changes while training: networks, discriminators and their optimisers."""
+    """Everything that changes while training: networks, critics and their optimisers."""
 
-    def __init__(self, architecture: Architecture, recipe: Recipe, device: str) -> None:
+    def __init__(self, method: Method, recipe: Recipe, device: str) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.device = recipe, device
-        self.network = Network(architecture).to(device)
-        spectral = recipe.gan == "lsgan"
-        self.critics = torch.nn.ModuleList(
-            Discriminator(len(architecture.bands), architecture.width, spectral=spectral) for _ in range(2)
-        ).to(device)
+        self.method, self.recipe, self.device = method, recipe, device
+        self.network = method.network().to(device)
+        self.critics = torch.nn.ModuleList(method.critics(recipe.gan == "lsgan")).to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Statistics of normalisation are averaged like weights; the average follows fast at first.
         self.average = AveragedModel(self.network, multi_avg_fn=self._follow, use_buffers=True)
         self.optimiser = self._optimiser(self.network)
-        self.critic_optimiser = self._optimiser(self.critics)
+        self.critic_optimiser = self._optimiser(self.critics) if len(self.critics) else None
         self.step = 0
 
     def _follow(self, means: Any, values: Any, count: Any) -> None:
@@ -154,26 +134,30 @@ class Run:
             else:
                 mean.copy_(value)
 
-    def begin(self, network: Network) -> None:
+    def begin(self, network: torch.nn.Module) -> None:
         """Start from the weights and statistics of a network."""
         for own in (self.network, self.result):
             own.load_state_dict(network.state_dict())
 
     @property
-    def result(self) -> Network:
+    def result(self) -> torch.nn.Module:
         """What training has reached: the averaged network."""
-        return self.average.module  # type: ignore[return-value]
+        return self.average.module
 
     def _optimiser(self, module: torch.nn.Module) -> torch.optim.Optimizer:
         if self.recipe.optimiser == "adam":
             return torch.optim.Adam(module.parameters(), self.recipe.learning_rate, betas=(0.9, 0.999))
         return torch.optim.RMSprop(module.parameters(), self.recipe.learning_rate)
 
+    @property
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """That of the networks, and that of their critics if there are any."""
+        return [self.optimiser] if self.critic_optimiser is None else [self.optimiser, self.critic_optimiser]
+
     def _parts(self) -> dict[str, Any]:
-        return {
-            "network": self.network, "average": self.average, "critics": self.critics,
-            "optimiser": self.optimiser, "critic_optimiser": self.critic_optimiser,
-        }  # fmt: skip
+        names = ("optimiser", "critic_optimiser")
+        parts = {"network": self.network, "average": self.average, "critics": self.critics}
+        return parts | dict(zip(names, self.optimisers, strict=False))
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """The whole state as arrays."""
@@ -208,70 +192,6 @@ class Run:
             part.load_state_dict(state)
 
 
-def masked_mse(result: Tensor, target: Tensor, clear: Tensor) -> Tensor:
-    """Mean squared error over usable pixels and all bands, in the networks' units (reflectance times two)."""
-    error = ((result - target) * 2).square() * clear
-    return error.sum() / clear.sum().clamp(min=1)
-
-
-def balance(batch: Batch) -> Tensor:
-    """Weight ``(n,)`` of each image of a batch, of mean 1: the inverse of its anchor's error.
-
-    A few images with abrupt change have errors many times those of the others and would alone decide every step.
-    """
-    with torch.no_grad():
-        weight = 1 / (_errors(anchor(batch.pair, batch.targets, 0).image, batch.target, batch.clear) + FLOOR)
-    return weight / weight.mean()
-
-
-def balanced_mse(result: Tensor, target: Tensor, clear: Tensor, weight: Tensor) -> Tensor:
-    """:func:`masked_mse` with weights ``(n,)`` of the images."""
-    return (weight * _errors(result, target, clear)).mean()
-
-
-def _errors(result: Tensor, target: Tensor, clear: Tensor) -> Tensor:
-    """:func:`masked_mse` of each image: ``(n,)``."""
-    error = ((result - target) * 2).square() * clear
-    return error.sum(dim=(1, 2, 3)) / clear.sum(dim=(1, 2, 3)).clamp(min=1)
-
-
-def usable(clear: Tensor, step: int) -> Tensor:
-    """Where every one of ``step x step`` pixels is clear: ``(n, b, y, x)``."""
-    return average(clear.float(), step) == 1
-
-
-def _true_middle(middle: Middle, batch: Batch) -> Middle:
-    """The averaged truth in place of the stage-1 result, where it is known (the paper's training of stage 2)."""
-    image, margin = middle.image.clone(), batch.pair.margins.result1 // SCALE
-    known = usable(batch.clear, SCALE)
-    inner = crop(image, margin)
-    inner.copy_(torch.where(known, average(batch.target, SCALE), inner))
-    return replace(middle, image=image)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Reflectance of a stage on patches without margin, the truth at its resolution, and where that is clear."""
-
-    result: Tensor
-    target: Tensor
-    clear: Tensor
-
-
-def predict(network: Network, batch: Batch, settled: bool) -> tuple[Stage, Stage]:
-    """Both stages on patches."""
-    architecture = network.architecture
-    started, step = start(network, batch.pair), architecture.step
-    result, middle = stage1(network, started, batch.targets)
-    if architecture.anchor == "none" and not settled:
-        middle = _true_middle(middle, batch)
-    inner = crop(result, batch.pair.margins.result1 // step)
-    return (
-        Stage(inner, average(batch.target, step), usable(batch.clear, step)),
-        Stage(stage2(network, started, middle), batch.target, batch.clear),
-    )
-
-
 def rmse(batches: Sequence[Batch], image: Callable[[Batch], Tensor]) -> float:
     """Root mean squared error (reflectance) of images over all that is clear in batches; 0 without any."""
     squares = count = 0.0
@@ -292,8 +212,8 @@ def _generator_loss(gan: Gan, fake: Tensor) -> Tensor:
     return (fake - 1).square().mean() / 2 if gan == "lsgan" else -fake.mean()
 
 
-def _gradient_ratio(adversarial: Tensor, squared: Tensor, output: Tensor) -> float:
-    norms = [torch.autograd.grad(loss, output, retain_graph=True)[0].norm() for loss in (adversarial, squared)]
+def _gradient_ratio(adversarial: Tensor, content: Tensor, output: Tensor) -> float:
+    norms = [torch.autograd.grad(loss, output, retain_graph=True)[0].norm() for loss in (adversarial, content)]
     return float(norms[0] / norms[1].clamp(min=1e-12))
 
 
@@ -307,7 +227,7 @@ class Step:
 
     @property
     def settled(self) -> bool:
-        """Whether statistics are held and stage 2 sees stage-1 results."""
+        """Whether statistics are held; see :data:`SETTLE`."""
         return self.number >= self.total * (1 - SETTLE)
 
     @property
@@ -333,13 +253,6 @@ class Step:
         return np.random.default_rng([self.recipe.seed, self.number])
 
 
-def _critic_step(run: Run, stage: int, fake: Tensor, real: Tensor) -> float:
-    critic = run.critics[stage].requires_grad_()
-    loss = _critic_loss(run.recipe.gan, critic(fake), critic(real))
-    loss.backward()  # type: ignore[no-untyped-call]
-    return float(loss.item())
-
-
 def _clip_critics(run: Run) -> None:
     if run.recipe.gan == "wgan-clip":
         with torch.no_grad():
@@ -347,61 +260,63 @@ def _clip_critics(run: Run) -> None:
                 parameter.clamp_(-CLIP, CLIP)
 
 
-def _train_critics(run: Run, stages: Sequence[Stage]) -> dict[str, float]:
-    """One step of both critics; what is not clear in the truth shows the prediction instead."""
+def _judged(terms: Sequence[Term]) -> Iterator[tuple[int, Term, Tensor, Tensor]]:
+    """Terms that critics see, counted, with the results and truths."""
+    seen = [(term, term.result, term.truth) for term in terms if term.result is not None and term.truth is not None]
+    for number, (term, result, truth) in enumerate(seen):
+        yield number, term, result, truth
+
+
+def _train_critics(run: Run, terms: Sequence[Term]) -> dict[str, float]:
+    """One step of the critics."""
     losses = {}
-    for number, stage in enumerate(stages):
-        fake = stage.result.detach()
-        real = torch.where(stage.clear, stage.target, fake)
-        losses[f"critic_stage{number + 1}"] = _critic_step(run, number, fake * 2 - 1, real * 2 - 1)
-    run.critic_optimiser.step()
+    for number, term, result, truth in _judged(terms):
+        critic = run.critics[number].requires_grad_()
+        loss = _critic_loss(run.recipe.gan, critic(term.seen(result.detach())), critic(term.seen(truth)))
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses[f"critic_stage{number + 1}"] = loss.item()
+    run.optimisers[-1].step()
     _clip_critics(run)
     return losses
 
 
-def _generator_losses(
-    run: Run, step: Step, stages: Sequence[Stage], weight: Tensor | None
-) -> tuple[Tensor, dict[str, float]]:
+def _adversarial(run: Run, step: Step, terms: Sequence[Term], content: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """What critics add to the rest of the loss."""
     losses, total = {}, torch.zeros((), device=run.device)
-    for number, stage in enumerate(stages):
-        squared = masked_mse(stage.result, stage.target, stage.clear)
-        losses[f"mse_stage{number + 1}"] = squared.item()
-        if weight is not None:
-            squared = balanced_mse(stage.result, stage.target, stage.clear, weight)
-        total = total + squared
-        if step.adversarial:
-            score = run.critics[number].requires_grad_(False)(stage.result * 2 - 1)
-            adversarial = run.recipe.adversarial * _generator_loss(run.recipe.gan, score)
-            losses[f"adversarial_stage{number + 1}"] = adversarial.item()
-            if step.measured:
-                ratio = _gradient_ratio(adversarial, squared, stage.result)
-                losses[f"gradient_ratio_stage{number + 1}"] = ratio
-            total = total + adversarial
+    for number, term, result, _ in _judged(terms):
+        score = run.critics[number].requires_grad_(False)(term.seen(result))
+        adversarial = run.recipe.adversarial * _generator_loss(run.recipe.gan, score)
+        losses[f"adversarial_stage{number + 1}"] = adversarial.item()
+        if step.measured:
+            losses[f"gradient_ratio_stage{number + 1}"] = _gradient_ratio(adversarial, content, result)
+        total = total + adversarial
     return total, losses
 
 
 def train_step(run: Run, step: Step, batch: Batch) -> dict[str, float]:
-    """One step of both stages and, once they are on, of their critics; the losses by name."""
+    """One step of the networks and, once they are on, of their critics; the losses by name."""
     run.network.train(not step.settled)
-    for optimiser in (run.optimiser, run.critic_optimiser):
+    for optimiser in run.optimisers:
         optimiser.zero_grad(set_to_none=True)
         for group in optimiser.param_groups:
             group["lr"] = step.learning_rate
-    losses = {"learning_rate": step.learning_rate, "mse_anchor": _anchor_loss(batch)}
+    losses = {"learning_rate": step.learning_rate, "mse_anchor": _anchor_loss(run.method, batch)}
     with torch.autocast(torch.device(run.device).type, torch.bfloat16, enabled=run.device == "cuda"):
-        stages = predict(run.network, batch, step.settled)
+        terms = run.method.terms(run.network, batch, step.number, step.settled)
+        total = torch.stack([term.loss for term in terms]).sum()
+        losses |= {term.name: term.loss.item() if term.shown is None else term.shown for term in terms}
         if step.adversarial:
-            losses |= _train_critics(run, stages)
-        weight = balance(batch) if run.network.architecture.anchor != "none" else None
-        total, of_generators = _generator_losses(run, step, stages, weight)
+            losses |= _train_critics(run, terms)
+            added, of_critics = _adversarial(run, step, terms, total)
+            total, losses = total + added, losses | of_critics
     total.backward()  # type: ignore[no-untyped-call]
     run.optimiser.step()
     run.average.update_parameters(run.network)
     if not math.isfinite(total.item()):
         raise Diverged(f"training diverged in step {step.number}; lower the learning rate")
-    return losses | of_generators
+    return losses
 
 
-def _anchor_loss(batch: Batch) -> float:
+def _anchor_loss(method: Method, batch: Batch) -> float:
     with torch.no_grad():
-        return masked_mse(anchor(batch.pair, batch.targets, 0).image, batch.target, batch.clear).item()
+        return masked_mse(method.anchor(batch), batch.target, batch.clear).item()

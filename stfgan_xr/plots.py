@@ -227,9 +227,21 @@ def run_picture(
 
 CURVES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
-        "mean squared error (4 x reflectance²)",
+        "losses (squared errors: 4 x reflectance²)",
         "log",
-        (("mse_anchor", "anchor"), ("mse_stage1", "stage 1"), ("mse_stage2", "stage 2")),
+        (
+            ("mse_anchor", "anchor"),
+            ("mse_stage1", "stage 1"),
+            ("mse_stage2", "stage 2"),
+            ("mse_before", "before"),
+            ("mse_after", "after"),
+            ("mse_whole", "whole"),
+            ("mse_fine", "fine"),
+            ("mse_coarse", "coarse"),
+            ("feature", "feature"),
+            ("cosine", "cosine"),
+            ("structure", "structure"),
+        ),
     ),
     (
         "RMSE on withheld days (reflectance)",
@@ -244,11 +256,24 @@ CURVES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("critic loss", "linear", (("critic_stage1", "stage 1"), ("critic_stage2", "stage 2"))),
 )
 """Panels of the losses: what they show, the scale of it, and columns with their names."""
-COLOURS = {"anchor": "0.4", "stage 1": "C0", "stage 2": "C1", "averaged weights": "C1"}
+COLOURS = {
+    "anchor": "0.4",
+    "stage 1": "C0",
+    "stage 2": "C1",
+    "averaged weights": "C1",
+    "before": "C0",
+    "after": "C1",
+    "whole": "C2",
+    "fine": "C0",
+    "coarse": "C1",
+    "feature": "C0",
+    "cosine": "C1",
+    "structure": "C2",
+}
 
 
 def loss_curves(csv_path: Path, png_path: Path) -> None:
-    """Losses of a training run over its steps: errors of both stages and of the anchor as running means, the checks on
+    """Losses of a training run over its steps: its terms and the error of the anchor as running means, the checks on
     withheld days, how much the adversarial part counts, and the critics' losses; panels without a value say so."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)

@@ -27,8 +27,8 @@ from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.grid import Halo, Window, tile_step
 from stfgan_xr.landscape import Truth
 from stfgan_xr.predictors import Bracket, CoarseWindow, cropped, progress
+from stfgan_xr.predictors.pairs import ABSENT, placed
 from stfgan_xr.predictors.simple import to_tensors
-from stfgan_xr.predictors.stages import ABSENT, placed
 from stfgan_xr.sensors import from_reflectance, is_clear, to_reflectance
 
 LEAST_CLEAR = 0.2
@@ -91,9 +91,9 @@ class Sample:
         ``(2b, Y, X)`` int16 counts before and after.
     coarse
         ``(4, b, CY, CX)`` reflectance before, on and after the target day, and its level.
-    rise, lead
-        ``(b, CY, CX)`` and ``(1, points CY, points CX)`` of the target day; both as in
-        :class:`stfgan_xr.predictors.stages.Targets`.
+    lead, rise
+        ``(1, points CY, points CX)`` and ``(b, CY, CX)`` of the target day; both as in
+        :class:`stfgan_xr.predictors.pairs.Targets`.
     days
         ``(2, Y, X)`` int16 days of the fine images less the target day.
     resampled
@@ -106,8 +106,8 @@ class Sample:
 
     fine: npt.NDArray[np.int16]
     coarse: npt.NDArray[np.float32]
-    rise: npt.NDArray[np.float32]
     lead: npt.NDArray[np.float32]
+    rise: npt.NDArray[np.float32]
     days: npt.NDArray[np.int16]
     resampled: npt.NDArray[np.bool_]
     target: npt.NDArray[np.int16]
@@ -383,8 +383,8 @@ def read(
     return Sample(
         fine=from_reflectance(np.concatenate([whole(inner.fine_before), whole(inner.fine_after)])),
         coarse=whole(cropped(coarse, cut)),
-        rise=whole(cropped(rise, cut), 0),
         lead=cropped(lead[None], cut * progress.points(place.ratio)),
+        rise=whole(cropped(rise, cut), 0),
         days=days.astype(np.int16),
         resampled=np.stack([np.zeros(days.shape[1:], bool) if m is None else m for m in marks]),
         target=from_reflectance(whole(target)),
@@ -502,8 +502,8 @@ def _cut(sample: Sample, window: Window, ratio: int) -> Sample:
     return Sample(
         fine=part(sample.fine, window, margin),
         coarse=part(sample.coarse, whole, cells),
-        rise=part(sample.rise, whole, cells),
         lead=part(sample.lead, at_points, cells * points),
+        rise=part(sample.rise, whole, cells),
         days=part(sample.days, window, margin),
         resampled=part(sample.resampled, window, margin),
         target=part(sample.target, window, 0),

@@ -15,24 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+from torch import nn
 
 from stfgan_xr import checkpoint
 from stfgan_xr.errors import InputError
 from stfgan_xr.files import write_text
 from stfgan_xr.learning import Run
-from stfgan_xr.predictors.stages import Network
-from stfgan_xr.predictors.stfgan import shapes
+from stfgan_xr.predictors.learned import Method, shapes
 
 Tensors = dict[str, npt.NDArray[Any]]
-LOSSES = (
-    "step", "learning_rate", "mse_anchor",
-    *(f"{name}_stage{n}" for n in (1, 2) for name in ("mse", "critic", "adversarial", "gradient_ratio")),
-    "rmse_withheld", "rmse_withheld_anchor",
-)  # fmt: skip
-"""Columns of the losses; ``mse`` is in the networks' units (four times reflectance's), ``rmse`` in reflectance."""
+CRITICS = ("critic", "adversarial", "gradient_ratio")
 
 
-def weights_of(network: Network) -> Tensors:
+def columns(method: Method) -> tuple[str, ...]:
+    """Columns of the losses of a method.
+
+    What is called ``mse`` is in the networks' units (four times reflectance's), ``rmse`` in reflectance.
+    """
+    judged = [f"{name}_stage{n}" for n in range(1, 1 + len(method.critics(False))) for name in CRITICS]
+    return ("step", "learning_rate", "mse_anchor", *method.columns, *judged, "rmse_withheld", "rmse_withheld_anchor")
+
+
+def weights_of(network: nn.Module) -> Tensors:
     """Weights and statistics of a network, copied: it may be trained on."""
     state = network.state_dict()
     return {name: state[name].detach().cpu().numpy().copy() for name in shapes(network)}
@@ -79,12 +83,15 @@ class Folder:
     ----------
     out
         The folder; made when something is written.
+    method
+        What is trained; the checkpoint has its name.
     identity
         JSON values that must be the same for a run to be gone on with, ``bands`` among them.
     """
 
-    def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
-        self.checkpoint = out / "stfgan.safetensors"
+    def __init__(self, out: Path, method: Method, identity: Mapping[str, Any]) -> None:
+        self.checkpoint = out / f"{method.name}.safetensors"
+        self.columns = columns(method)
         self.training = out / "training"
         self.losses = self.training / "losses.csv"
         self.identity = dict(identity)
@@ -135,7 +142,7 @@ class Folder:
         """Forget the losses of step ``before`` and later ones, which are going to be repeated."""
         self.training.mkdir(parents=True, exist_ok=True)
         header = io.StringIO(newline="")
-        csv.DictWriter(header, LOSSES).writeheader()
+        csv.DictWriter(header, self.columns).writeheader()
         rows = self.losses.read_bytes().decode().splitlines(keepends=True) if self.losses.is_file() else []
         write_text(self.losses, header.getvalue() + "".join(rows[1 : before + 1]))
 
@@ -143,4 +150,4 @@ class Folder:
         """Append the losses of a step."""
         with self.losses.open("a", newline="") as file:
             values = {name: f"{value:.9g}" for name, value in losses.items()}
-            csv.DictWriter(file, LOSSES, restval="").writerow({"step": number} | values)
+            csv.DictWriter(file, self.columns, restval="").writerow({"step": number} | values)

@@ -1,4 +1,4 @@
-"""Training STFGAN from cubes: one loop over patches, resumable, with a comparison on withheld days at the end.
+"""Training from cubes: one loop over patches for all methods, resumable, with a comparison on withheld days at the end.
 
 Randomness comes from the seed and the number of the step only, so a resumed run repeats an unbroken one.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,25 @@ from stfgan_xr.errors import Diverged, InputError, NothingToDo
 from stfgan_xr.files import write_json
 from stfgan_xr.grid import Halo, tile_step
 from stfgan_xr.landscape import Truth
-from stfgan_xr.learning import Batch, Recipe, Run, Step, predict, rmse, train_step
-from stfgan_xr.predictors.stages import METHOD, AnchorName, Architecture, Margins, Pair, Schedule, Targets, anchor
-from stfgan_xr.predictors.stfgan import load, restore
+from stfgan_xr.learning import Recipe, Run, Step, rmse, train_step
+from stfgan_xr.predictors.learned import Method
+from stfgan_xr.predictors.methods import method_of, trainable
+from stfgan_xr.predictors.pairs import Batch, Margins, Pair, Targets
+from stfgan_xr.predictors.stages import METHOD, AnchorName, Schedule
 from stfgan_xr.state import Best, Folder, weights_of
 
 SAVES = 20
 """How often a run saves its state and is checked on withheld acquisitions."""
 SHIPPED = "shipped"
 """Name of the weights that come with the package."""
+RECIPES = {
+    METHOD: Recipe(),
+    "stfdcnn": Recipe(gan="none", optimiser="adam"),
+    "stfnet": Recipe(gan="none", optimiser="adam"),
+    "ganstfm": Recipe(gan="lsgan", optimiser="adam", learning_rate=2e-4),
+    "spstfm": Recipe(gan="none", optimiser="adam", learning_rate=1e-3, steps=2000),
+}
+"""How each method is trained by default."""
 IN_MEMORY = 4 << 30
 """Bytes of all cubes up to which they are read at once."""
 Cubes = Sequence[tuple[xr.Dataset, xr.Dataset]]
@@ -54,20 +64,14 @@ def corpus(
     return tuple(places)
 
 
-def halo_of(recipe: Recipe, ratio: int) -> Halo:
-    """What training patches carry beyond their loss."""
-    return Halo(fine=recipe.margin, coarse=-(-(2 * recipe.margin + ratio) // (2 * ratio)))
-
-
 def to_batch(
     patches: Sequence[samples.Sample],
     halo: Halo,
     ratio: int,
     draw: np.random.Generator,
     device: str,
-    anchor: AnchorName = "progress",
 ) -> Batch:
-    """Patches turned at random, on a device, for networks with an anchor."""
+    """Patches turned at random, on a device."""
     fields = samples.turn(samples.stack(patches), draw)
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in fields.items()}
     before, day, after, level = tensors["coarse"].unbind(1)
@@ -76,10 +80,7 @@ def to_batch(
         tensors["fine"], before, after, acquired[:, 0], acquired[:, 1], tensors["resampled"].float(),
         ratio, halo.coarse, Margins.same(halo.fine),
     )  # fmt: skip
-    numbers = torch.zeros(len(patches), device=device)
-    own = anchor == "progress"
-    progress = Targets(numbers, day, level, tensors["rise"], tensors["lead"])
-    targets = progress if own else Targets.by_calendar(numbers, day, before)
+    targets = Targets(torch.zeros(len(patches), device=device), day, level, tensors["lead"], tensors["rise"])
     return Batch(pair, targets, tensors["target"], tensors["clear"])
 
 
@@ -90,7 +91,7 @@ class Plan:
     Attributes
     ----------
     places
-        Regions to train on; their bands may be some of the architecture's.
+        Regions to train on; their bands may be some of the method's.
     weights
         Checkpoint that it starts from.
     folder
@@ -98,7 +99,7 @@ class Plan:
     """
 
     places: Sequence[samples.Place]
-    architecture: Architecture
+    method: Method
     recipe: Recipe
     weights: Path | None
     folder: Folder
@@ -106,11 +107,11 @@ class Plan:
     @property
     def halo(self) -> Halo:
         """Of the patches."""
-        return halo_of(self.recipe, self.architecture.ratio)
+        return self.method.halo(self.recipe.margin)
 
     def batch(self, patches: Sequence[samples.Sample], draw: np.random.Generator) -> Batch:
         """Patches as the networks take them."""
-        return to_batch(patches, self.halo, self.architecture.ratio, draw, _device(), self.architecture.anchor)
+        return to_batch(patches, self.halo, self.method.ratio, draw, _device())
 
     def pool(self) -> list[samples.Sample]:
         """What patches are cut from."""
@@ -118,14 +119,14 @@ class Plan:
         return list(
             samples.collect(
                 self.places, recipe.samples, recipe.region, self.halo, recipe.seed, recipe.span, recipe.distorted,
-                recipe.subsets, self.architecture.bands,
+                recipe.subsets, self.method.bands,
             )
         )  # fmt: skip
 
     def withheld(self) -> list[Batch]:
         """Patches of withheld acquisitions, always the same."""
         recipe = self.recipe
-        found = gate.withheld_samples(self.places, recipe.patch, self.halo, recipe.seed, self.architecture.bands)
+        found = gate.withheld_samples(self.places, recipe.patch, self.halo, recipe.seed, self.method.bands)
         return [self.batch([sample], np.random.default_rng(recipe.seed)) for sample in found]
 
 
@@ -133,20 +134,22 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _resolve(weights: str | Path, cubes: Cubes, bands: Sequence[str] | None) -> Path:
-    return checkpoint.shipped(bands or band_names(cubes[0][0])) if weights == SHIPPED else checkpoint.resolve(weights)
+def _resolve(weights: str | Path, cubes: Cubes, bands: Sequence[str] | None, method: str = METHOD) -> Path:
+    if weights == SHIPPED:
+        return checkpoint.shipped(bands or band_names(cubes[0][0]), method)
+    return checkpoint.resolve(weights)
 
 
-def _bands_of(weights: Path, cubes: Cubes, bands: Sequence[str] | None) -> tuple[str, ...]:
+def _bands_of(method: str, weights: Path, cubes: Cubes, bands: Sequence[str] | None) -> tuple[str, ...]:
     """The bands of the cubes that weights are trained on: those asked for, or all that both have."""
     config = checkpoint.read_config(weights)
     shared = [band for band in config["bands"] if all(band in cube for pair in cubes for cube in pair)]
     chosen = tuple(bands or shared or band_names(cubes[0][0]))
-    checkpoint.require(config, METHOD, chosen)
+    checkpoint.require(config, method, chosen)
     return chosen
 
 
-def _architecture(places: Sequence[samples.Place], weights: Path | None, stated: Mapping[str, Any]) -> Architecture:
+def _method(name: str, places: Sequence[samples.Place], weights: Path | None, stated: Mapping[str, Any]) -> Method:
     """That of the weights if there are any, else as stated, for the ratio of the places.
 
     Raises
@@ -154,14 +157,15 @@ def _architecture(places: Sequence[samples.Place], weights: Path | None, stated:
     InputError
         If another one than the weights' is stated.
     """
-    stated = {name: value for name, value in stated.items() if value is not None}
+    stated = {key: value for key, value in stated.items() if value is not None}
+    place = places[0]
     if weights is None:
-        return Architecture(places[0].landsat.bands, ratio=places[0].ratio, **stated)
-    own = Architecture.from_config(checkpoint.read_config(weights))
-    differing = [f"{name} {getattr(own, name)}" for name, value in stated.items() if getattr(own, name) != value]
+        return trainable(name, place.landsat.bands, place.ratio, stated)
+    own = checkpoint.read_config(weights)
+    differing = [f"{key} {own.get(key)}" for key, value in stated.items() if own.get(key) != value]
     if differing:
         raise InputError(f"{weights.name} was trained with {', '.join(differing)}: leave that out, or train without it")
-    return replace(own, ratio=places[0].ratio)
+    return method_of(name, own | {"ratio": place.ratio})
 
 
 def _plan(
@@ -171,31 +175,32 @@ def _plan(
     weights: str | Path | None,
     bands: Sequence[str] | None = None,
     truths: Sequence[Truth | None] | None = None,
+    method: str = METHOD,
     **stated: Any,
 ) -> Plan:
-    path = None if weights is None else _resolve(weights, cubes, bands)
+    path = None if weights is None else _resolve(weights, cubes, bands, method)
     if sum(cube.nbytes for pair in cubes for cube in pair) <= IN_MEMORY:
         # A sample looks at every acquisition: opening shards again and again takes most of its time.
         cubes = [(landsat.compute(), modis.compute()) for landsat, modis in cubes]
-    places = corpus(cubes, bands if path is None else _bands_of(path, cubes, bands), truths)
-    architecture = _architecture(places, path, stated)
-    check_patch(recipe, architecture, places)
+    places = corpus(cubes, bands if path is None else _bands_of(method, path, cubes, bands), truths)
+    chosen = _method(method, places, path, stated)
+    check_recipe(recipe, chosen, places)
     data = [
         [*p.landsat.shape, len(p.landsat.days), p.landsat.days[0], p.landsat.days[-1], p.truth is not None]
         for p in places
     ]
-    identity = architecture.to_config() | asdict(recipe) | {"span": list(recipe.span), "cubes": data}
+    identity = chosen.to_config() | asdict(recipe) | {"span": list(recipe.span), "cubes": data}
     identity |= {
         "bands of the cubes": list(places[0].landsat.bands),
         "from": None if path is None else checkpoint.read_config(path)["sha256"],
     }
-    return Plan(places, architecture, recipe, path, Folder(Path(out), identity))
+    return Plan(places, chosen, recipe, path, Folder(Path(out), chosen, identity))
 
 
 def _draw(plan: Plan, pool: Sequence[samples.Sample], step: Step) -> Batch:
     draw, recipe = step.random(), step.recipe
     chosen = draw.integers(len(pool), size=recipe.batch)
-    patches = [samples.cut(pool[int(index)], recipe.patch, plan.architecture.ratio, draw) for index in chosen]
+    patches = [samples.cut(pool[int(index)], recipe.patch, plan.method.ratio, draw) for index in chosen]
     return plan.batch(patches, draw)
 
 
@@ -204,7 +209,7 @@ def _pace(plan: Plan, draw: Callable[[Step], Batch]) -> int:
     recipe = plan.recipe
     if recipe.minutes is None:
         return recipe.steps
-    run, trials = Run(plan.architecture, recipe, _device()), 5
+    run, trials = Run(plan.method, recipe, _device()), 5
     begun = 0.0
     for number in range(trials):
         if number == 1:  # the first one prepares kernels
@@ -219,6 +224,7 @@ def train(
     out: str | Path,
     recipe: Recipe | None = None,
     *,
+    method: str = METHOD,
     weights: str | Path | None = None,
     truths: Sequence[Truth | None] | None = None,
     bands: Sequence[str] | None = None,
@@ -228,14 +234,16 @@ def train(
     half: bool = False,
     progress: Shown | None = None,
 ) -> dict[str, Any]:
-    """Train STFGAN and write ``stfgan.safetensors`` and ``stfgan.json`` to ``out``; the same call again resumes.
+    """Train a method and write ``METHOD.safetensors`` and ``METHOD.json`` to ``out``; the same call again resumes.
 
     Parameters
     ----------
     cubes
         Regions to train on, each ``(landsat, modis)``: counts or reflectance Datasets on nested grids.
     recipe
-        How to train.
+        How to train; by default :data:`RECIPES` of the method.
+    method
+        ``"stfgan"``, ``"stfdcnn"``, ``"stfnet"``, ``"ganstfm"`` or ``"spstfm"``.
     truths
         Of each region, if it is simulated: what it truly looks like, to train towards instead of acquisitions.
     weights
@@ -243,8 +251,10 @@ def train(
         bands of weights that work on any of theirs; the result keeps all of them.
     bands
         By default all of the cubes, or those that the weights have too.
-    width, schedule, anchor
-        See :class:`stfgan_xr.predictors.stages.Architecture`; by default its own, or those of the weights.
+    width
+        Channels inside (``spstfm``: atoms); by default the publication's, or that of the weights.
+    schedule, anchor
+        Of STFGAN, see :class:`stfgan_xr.predictors.stages.Architecture`; by default its own, or those of the weights.
     half
         Store the weights as float16.
     progress
@@ -265,7 +275,8 @@ def train(
     NothingToDo
         If no three acquisitions are clear and close enough.
     """
-    plan = _plan(cubes, out, recipe or Recipe(), weights, bands, truths, width=width, schedule=schedule, anchor=anchor)
+    stated = {"width": width, "schedule": schedule, "anchor": anchor}
+    plan = _plan(cubes, out, recipe or RECIPES[method], weights, bands, truths, method, **stated)
     return _run(plan, half, progress)
 
 
@@ -274,10 +285,10 @@ def _run(plan: Plan, half: bool, progress: Shown | None, blocks: int = 200) -> d
     checks = plan.withheld()
     if recipe.patience and not checks:
         raise InputError("patience needs withheld acquisitions that are clear; give longer cubes, or no patience")
-    of_anchor = rmse(checks, lambda batch: anchor(batch.pair, batch.targets, 0).image)
-    run, best = Run(plan.architecture, recipe, _device()), Best()
+    of_anchor = rmse(checks, plan.method.anchor)
+    run, best = Run(plan.method, recipe, _device()), Best()
     if plan.weights is not None:
-        run.begin(restore(plan.weights, folder.identity["from"]))
+        run.begin(plan.method.restore(plan.weights, folder.identity["from"]))
     draw = partial(_draw, plan, plan.pool())
     total = folder.resume(run, best) or _pace(plan, draw)
     folder.keep_losses(run.step)
@@ -301,14 +312,20 @@ def _run(plan: Plan, half: bool, progress: Shown | None, blocks: int = 200) -> d
 
 def _reached(run: Run, batch: Batch) -> Tensor:
     """What the averaged network gives."""
-    return predict(run.result.eval(), batch, True)[1].result
+    return run.method.image(run.result.eval(), batch)
 
 
-def check_patch(recipe: Recipe, architecture: Architecture, places: Sequence[samples.Place]) -> None:
-    """Refuse sizes that do not fit the grids."""
-    step = tile_step(architecture.ratio)
-    if recipe.patch % step or recipe.margin % architecture.unit:
-        raise InputError(f"patches must be multiples of {step} pixels, their margin of {architecture.unit}")
+def check_recipe(recipe: Recipe, method: Method, places: Sequence[samples.Place]) -> None:
+    """Refuse what a method has not, and sizes that do not fit the grids."""
+    if recipe.gan != "none" and not method.critics(False):
+        raise InputError(f"gan {recipe.gan!r}: {method.name} has no critics; choose none")
+    if recipe.subsets and method.name != METHOD:
+        raise InputError(f"subsets: weights of {method.name} are for the bands they were trained on; leave it out")
+    if recipe.trust != 1 and not method.corrects:
+        raise InputError(f"trust {recipe.trust}: {method.name} corrects no anchor; leave it out")
+    step = tile_step(method.ratio)
+    if recipe.patch % step or recipe.margin % method.unit:
+        raise InputError(f"patches must be multiples of {step} pixels, their margin of {method.unit}")
     smallest = min(min(place.landsat.shape) for place in places)
     if recipe.patch > min(recipe.region, smallest // step * step):
         raise InputError(f"patches of {recipe.patch} pixels do not fit regions of {min(recipe.region, smallest)}")
@@ -318,23 +335,25 @@ def _finish(plan: Plan, run: Run, best: Best, half: bool, blocks: int) -> dict[s
     """Write the checkpoint, measure its halo, and compare and calibrate it on the withheld acquisitions."""
     recipe, path, places = run.recipe, plan.folder.checkpoint, plan.places
     kind = np.float16 if half else np.float32
-    tensors = {name: value.astype(kind) for name, value in (best.weights or weights_of(run.result)).items()}
-    fewer = len(places[0].landsat.bands) < len(plan.architecture.bands)
+    tensors = plan.method.shrunk(best.weights or weights_of(run.result), recipe.trust)
+    tensors = {name: value.astype(kind) for name, value in tensors.items()}
+    fewer = len(places[0].landsat.bands) < len(plan.method.bands)
     subsets = recipe.subsets or fewer  # training on all bands alone unlearns what to do with some
-    config = plan.architecture.to_config() | {"subsets": subsets}
+    config = plan.method.to_config() | {"subsets": subsets}
     facts = asdict(recipe) | {"span": list(recipe.span), "steps": run.step}
     if plan.weights is not None:
         facts["from"] = plan.folder.identity["from"]
     if best.weights:
         facts["best"] = best.facts
     checkpoint.save(path, tensors, config | {"training": facts})
-    halo = gate.measure_halo(restore(path), places, recipe.seed)
+    method = plan.method
+    halo = gate.measure_halo(method, method.restore(path), places, recipe.seed)
     config["halo"] = {"fine": halo.fine, "coarse": halo.coarse}
     checkpoint.save(path, tensors, config | {"training": facts})
-    compared = partial(load, bands=places[0].landsat.bands, ratio=plan.architecture.ratio)
+    compared = partial(method.predictor, bands=places[0].landsat.bands, ratio=method.ratio)
     others = {} if plan.weights is None else {"from": compared(plan.weights)}
     predictor = compared(path)
-    facts["withheld"] = gate.compare(predictor, places, recipe.seed, blocks, others=others)
+    facts["withheld"] = gate.compare(predictor, places, recipe.seed, blocks, others=others, name=method.name)
     known = gate.calibrate(predictor, places, recipe.seed)
     config |= {} if known is None else {"uncertainty": known.to_config()}
     checkpoint.save(path, tensors, config | {"training": facts})
@@ -420,7 +439,7 @@ def _adapt(plan: Plan, sha256: str, progress: Shown | None) -> dict[str, Any]:
     if not plan.withheld():
         raise NothingToDo("no acquisition is clear enough to be withheld and decide")
     scores = _run(plan, False, progress, blocks=40)["withheld"]
-    errors, own = scores["rmse"], plan.architecture.anchor
+    errors, own = scores["rmse"], plan.method.to_config()["anchor"]
     rivals = {"from": "the weights they began from", own if own in errors else "progress": "their anchor"}
     better = [text for name, text in rivals.items() if not errors["stfgan"] < errors[name]]
     smaller = "not smaller" if better else "smaller"

@@ -16,6 +16,7 @@ from pipelines import cubes, fuse
 from stfgan_xr import checkpoint, gate, open_cube, store, training
 from stfgan_xr.files import LocalFolder
 from stfgan_xr.fusion import fuse as fuse_cubes
+from stfgan_xr.predictors import objective
 from stfgan_xr.predictors.methods import make
 from stfgan_xr.predictors.stages import Architecture, Network
 from stfgan_xr.state import weights_of
@@ -41,7 +42,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = replace(RECIPE, steps=4, samples=2, batch=1, distorted=False)
     monkeypatch.setattr(training, "adaptation", lambda cubes, minutes, *_: replace(recipe, seed=int(minutes)))
     monkeypatch.setattr(fuse, "limit_threads", lambda _: None)
-    monkeypatch.setattr(gate, "RUNGS", (16,))
+    monkeypatch.setattr(objective, "RUNGS", (16,))
 
 
 def scores(own: float) -> Callable[..., dict[str, Any]]:

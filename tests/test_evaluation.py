@@ -17,6 +17,7 @@ from stfgan_xr import errors, evaluation, fusion
 from stfgan_xr.datasets import read_pairs
 from stfgan_xr.metrics import Scores
 from stfgan_xr.predictors.methods import METHODS, make
+from tests.random_weights import random_weights
 from tests.synthetic import Scene, day
 
 CASES = (
@@ -181,20 +182,24 @@ def test_all_methods_are_compared_with_what_they_cost(
 ) -> None:
     pairs, target = str(shared_data / "pairs" / "salton_sea_nir" / "pairs.toml"), tmp_path / "out.json"
     arguments = ["--pairs", pairs, "--triplets", CASES.split(",")[0], "--method", "all", "--json", str(target)]
+    for name in ("stfnet", "stfdcnn"):
+        arguments += ["--model", str(random_weights(tmp_path, name, bands=("nir",)))]
     assert run(arguments, monkeypatch) == 0
     found = json.loads(target.read_text())
-    assert set(found["cost"]) == set(METHODS)
-    assert set(METHODS) <= set(found)
+    compared = set(METHODS) - {"spstfm", "ganstfm"}  # which have no weights
+    assert set(found["cost"]) == compared
+    assert compared <= set(found)
     for cost in found["cost"].values():
         assert cost["seconds"] > 0
         assert cost["memory_mib"] > 1
-    assert found["cost"]["stfgan"]["tiles"] == "1 count"
+    assert found["cost"]["stfgan"]["tiles"] == found["cost"]["stfnet"]["tiles"] == "1 count"
     assert found["cost"]["estarfm"]["tiles"] == "the same"
     assert found["cost"]["delta"]["seconds"] < found["cost"]["starfm"]["seconds"]
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
+    assert "ganstfm is left out: no weights" in said
     assert max(map(len, shown.splitlines())) <= 80
     rows = [line.replace("│", " ").split() for line in shown.splitlines()]
-    for name in METHODS:
+    for name in compared:
         (row,) = [row for row in rows if row[:1] == [name]]
         assert row[1] == f"{found[name]['mean']['rmse']:.4f}"
         assert row[2:5] == [f"{found[name]['classes'][of]['rmse']:.4f}" for of in ("unchanged", "phenology", "abrupt")]
@@ -212,17 +217,22 @@ def test_all_methods_are_compared_with_what_they_cost(
         (["--pairs", "PAIRS", "--report", "scores.pdf"], ".html or .md"),
         (["--pairs", "PAIRS", "--report", "nowhere/scores.md"], "no folder nowhere"),
         (["--pairs", "PAIRS", "--method", "stfgan", "--model", "none.safetensors"], "none.safetensors"),
+        (["--pairs", "PAIRS", "--method", "delta", "--model", "WEIGHTS"], "is of stfnet, which is not among"),
+        (["--pairs", "PAIRS", "--model", "WEIGHTS", "--model", "WEIGHTS"], "both of stfnet; give one"),
+        (["--pairs", "PAIRS", "--method", "all", "--model", "WEIGHTS"], "trained for the bands red, nir, not nir"),
     ],
 )
 def test_bad_input_is_one_line(
     shared_data: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     named: str,
 ) -> None:
     pairs = str(shared_data / "pairs" / "salton_sea_nir" / "pairs.toml")
-    assert run([a.replace("PAIRS", pairs) for a in arguments], monkeypatch) == 2
+    weights = str(random_weights(tmp_path, "stfnet")) if "WEIGHTS" in arguments else ""
+    assert run([a.replace("PAIRS", pairs).replace("WEIGHTS", weights) for a in arguments], monkeypatch) == 2
     err = capsys.readouterr().err.strip()
     assert named in err
     assert len(err.splitlines()) == 1

@@ -242,7 +242,7 @@ def test_adapted_weights_that_are_better_are_used_and_not_made_again(
     assert found["used"]
     errors = found["withheld"]["rmse"]
     assert errors["stfgan"] < min(errors["from"], errors["progress"])
-    assert errors.keys() == {"stfgan", "from", "progress", "delta", "linear"}
+    assert errors.keys() == {"stfgan", "from", "progress", "delta", "linear", "persistence"}
     assert found["weights"] == found["adapted"] == checkpoint.read_config(tmp_path / "adapted")["sha256"]
     assert found["from"] == checkpoint.read_config(weights)["sha256"]
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "adapted").rglob("*")}

@@ -13,8 +13,9 @@ import pytest
 
 from pipelines import calibrate, train
 from pipelines.console import main
-from stfgan_xr import fusion, gate, store
+from stfgan_xr import fusion, store
 from stfgan_xr.errors import InputError
+from stfgan_xr.predictors import objective
 from stfgan_xr.predictors.methods import make
 from stfgan_xr.predictors.stages import Architecture
 from tests.synthetic import Scene, day
@@ -82,7 +83,7 @@ def test_weights_are_calibrated_anew_and_nothing_else_changes(
 def test_the_command_starts_from_weights_and_is_patient(
     cubes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gate, "RUNGS", (16,))
+    monkeypatch.setattr(objective, "RUNGS", (16,))
     weights, out = random_checkpoint(tmp_path / "weights", Architecture(("red", "nir"), 2)), tmp_path / "out"
     more = ["--from", str(weights), "--patience", "1", *SMALL[2:]]
     assert run(["--cube", str(cubes), "--out", str(out), *more], monkeypatch) == 0

@@ -19,9 +19,10 @@ from stfgan_xr.days import from_number
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.grid import Halo, Window
 from stfgan_xr.learning import Gan, Recipe
+from stfgan_xr.predictors.objective import TrainedSTFGAN
 from stfgan_xr.predictors.progress import Progress
 from stfgan_xr.predictors.simple import Delta
-from stfgan_xr.predictors.stages import AnchorName, Architecture, Schedule, anchor
+from stfgan_xr.predictors.stages import AnchorName, Architecture, Schedule
 from stfgan_xr.predictors.stfgan import STFGAN, restore
 from tests.synthetic import Scene, day
 from tests.test_stfgan import Place, random_checkpoint
@@ -79,6 +80,22 @@ def losses(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_a_part_of_what_is_corrected_from_day_to_day_counts(scene: Scene, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, steps=2, gan="none")
+    for name, trust in (("all", 1.0), ("half", 0.5)):
+        training.train([(scene.landsat, scene.modis)], tmp_path / name, replace(recipe, trust=trust), width=4)
+    whole, half = (checkpoint.load_tensors(tmp_path / name / "stfgan.safetensors") for name in ("all", "half"))
+    for name, value in whole.items():
+        np.testing.assert_array_equal(half[name], value / 2 if ".fusion." in name else value)
+    assert any(value.any() for name, value in whole.items() if ".fusion." in name)
+    with pytest.raises(InputError, match="stfgan corrects no anchor"):
+        training.train(
+            [(scene.landsat, scene.modis)], tmp_path / "none", replace(recipe, trust=0.5), width=4, anchor="none"
+        )
+    with pytest.raises(InputError, match="between 0 and 1"):
+        replace(recipe, trust=0.0)
+
+
 def test_training_lowers_the_loss_below_the_anchor(tmp_path: Path) -> None:
     damped = Damped(64, 64, acquired=ACQUIRED, cloud=0.1, gap=0)
     facts = train(damped, tmp_path, replace(RECIPE, steps=60, learning_rate=3e-3))
@@ -89,7 +106,7 @@ def test_training_lowers_the_loss_below_the_anchor(tmp_path: Path) -> None:
     assert last < first
     assert last < 0.9
     assert [int(row["step"]) for row in rows] == list(range(60))
-    assert facts["withheld"]["rmse"].keys() == {"stfgan", "progress", "delta", "linear"}
+    assert facts["withheld"]["rmse"].keys() == {"stfgan", "progress", "delta", "linear", "persistence"}
     config = checkpoint.read_config(tmp_path)
     assert config["training"] == facts
     assert STFGAN.open(tmp_path).halo == Halo(config["halo"]["fine"], config["halo"]["coarse"], 4)
@@ -207,12 +224,13 @@ def test_the_anchor_of_a_batch_is_the_predictor(scene: Scene, name: AnchorName, 
     triplet = samples.triplets([place])[0]
     sample = samples.read(place, triplet, window, halo)
     assert sample is not None
-    batch = training.to_batch([sample], halo, 16, Still(), "cpu", name)  # type: ignore[arg-type]
+    batch = training.to_batch([sample], halo, 16, Still(), "cpu")  # type: ignore[arg-type]
+    trained = TrainedSTFGAN(Architecture(place.landsat.bands, anchor=name))
     predictor = method(place.landsat.bands)
     interval = samples.interval_of(place, triplet, window, predictor.halo)
     expected = predictor.predict(predictor.prepare(interval.bracket), interval.coarse).mean
     # Samples hold whole counts.
-    assert np.abs(anchor(batch.pair, batch.targets, 0).image.numpy() - expected).max() < 3e-4
+    assert np.abs(trained.anchor(batch).numpy() - expected).max() < 3e-4
     observed = series(scene.landsat).select([triplet.target]).read([0], window)[0]
     assert np.abs(batch.target.numpy()[0] - observed)[sample.clear].max() < 1e-6
 
@@ -310,7 +328,7 @@ def test_the_measured_halo_is_enough_and_no_larger_than_needed(scene: Scene, tmp
                     if isinstance(part, torch.nn.BatchNorm2d):
                         part.weight.zero_()
     places = training.corpus([(scene.landsat, scene.modis)])
-    halo = gate.measure_halo(network, places)
+    halo = gate.measure_halo(TrainedSTFGAN(network.architecture), network, places)
     assert halo.fine < network.architecture.exact_halo(16).fine
     tensors = {name: value.numpy() for name, value in network.state_dict().items() if value.is_floating_point()}
     config = network.architecture.to_config() | {"halo": {"fine": halo.fine, "coarse": halo.coarse}}

@@ -106,6 +106,18 @@ class Bracket:
         if self.ratio != ratio:
             raise InputError(f"{method} was made for cells of {ratio} pixels, the data has {self.ratio}")
 
+    def rows(self, strip: slice) -> Bracket:
+        """Some rows of the block, whole cells, with the halo: images, days and what is known of them, no more."""
+        fine = slice(strip.start, strip.stop + 2 * self.halo.fine)
+        coarse = slice(strip.start // self.ratio, -(-strip.stop // self.ratio) + 2 * self.halo.coarse)
+        return Bracket(
+            self.fine_before[:, fine], self.fine_after[:, fine],
+            self.coarse_before[:, coarse], self.coarse_after[:, coarse],
+            self.day_before[fine], self.day_after[fine], self.ratio, self.halo,
+            None if self.known is None else self.known[fine],
+            None if self.coarse_known is None else self.coarse_known[coarse],
+        )  # fmt: skip
+
     def within(self, halo: Halo) -> Bracket:
         """The same with a smaller halo."""
         fine, coarse = self.halo.fine - halo.fine, self.halo.coarse - halo.coarse
@@ -147,6 +159,11 @@ class CoarseWindow:
     def on(self, day: int) -> Float:
         """The coarse reflectance ``(band, CY, CX)`` of one day."""
         return self.series[day - self.series_days[0]]  # type: ignore[no-any-return]
+
+    def rows(self, first: int, last: int) -> CoarseWindow:
+        """The rows of cells from ``first`` to before ``last``."""
+        known = None if self.known is None else self.known[:, first:last]
+        return replace(self, series=self.series[:, :, first:last], known=known)
 
     def crop(self, cut: int) -> CoarseWindow:
         """The same without ``cut`` cells on every side."""
@@ -232,7 +249,7 @@ def with_spread(predictor: Predictor) -> Predictor:
         name = type(predictor).__name__.lower()
         raise InputError(
             f"--spread: {name} does not predict from before and after alone; "
-            "delta, efast, starfm, estarfm, fitfc and fsdaf do"
+            "delta, efast, starfm, estarfm, fitfc, fsdaf, spstfm, stfdcnn, stfnet and ganstfm do"
         )
     found: Predictor = replace(predictor, spread=True)  # type: ignore[type-var]
     return found

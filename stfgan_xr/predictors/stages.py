@@ -22,12 +22,11 @@ Of an image on its own grid nothing tells how sharp the ground is that it shows,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,10 +34,10 @@ from torch.nn import functional
 from stfgan_xr import checkpoint
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo
-from stfgan_xr.predictors import Bracket, CoarseWindow, progress
+from stfgan_xr.predictors import progress
 from stfgan_xr.predictors.networks import REACH_COARSE, SCALE, Generator, crop
-from stfgan_xr.predictors.progress import Pace, smoothed
-from stfgan_xr.predictors.resample import upsample
+from stfgan_xr.predictors.pairs import Margins, Pair, Targets, average, position
+from stfgan_xr.predictors.progress import Pace
 from stfgan_xr.predictors.simple import BracketTensors
 
 METHOD = "stfgan"
@@ -163,142 +162,19 @@ class Network(nn.Module):
         return folded.eval()
 
 
-@dataclass(frozen=True)
-class Margins:
-    """Fine pixels beyond the block, on every side, of what the stages read and give; multiples of 4.
-
-    Attributes
-    ----------
-    fine1, coarse1
-        Fine and coarse images of stage 1.
-    result1
-        The result of stage 1, which is what the coarse branch of stage 2 reads.
-    fine2
-        Fine images of stage 2.
-    """
-
-    fine1: int
-    coarse1: int
-    result1: int
-    fine2: int
-
-    @classmethod
-    def within(cls, architecture: Architecture, halo: Halo, ratio: int) -> Margins:
-        """The margins that a halo has room for."""
-        step = architecture.step
-        fine1 = halo.fine // SCALE * SCALE
-        even = max(SCALE, 2 * step)  # whole pixels at half the resolution of the stage-1 result
-        result1 = max(fine1 - FINE_MARGIN * step, 0)
-        if architecture.anchor == "progress":
-            result1 = min(result1, max(min(halo.fine // ratio, halo.coarse) - progress.CELLS, 0) * ratio)
-        result1 = result1 // even * even
-        # Half a cell at the edge has no neighbour to interpolate with.
-        held = min(result1 + COARSE_MARGIN * step, halo.coarse * ratio - ratio // 2)
-        coarse1 = max(held // architecture.unit, -(-result1 // architecture.unit)) * architecture.unit
-        return cls(fine1, coarse1, result1, min(fine1, FINE_MARGIN))
-
-    @classmethod
-    def same(cls, margin: int) -> Margins:
-        """The whole array everywhere, as in training."""
-        return cls(margin, margin, margin, margin)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A bracket, or a batch of them, as tensors whose sides are multiples of the network's unit.
-
-    ``n`` is 1 for an interval whose days are batched, or one bracket for each day.
-
-    Attributes
-    ----------
-    fine
-        ``(n, 2b, y, x)`` reflectance before and after, with ``margins.fine1`` on every side.
-    coarse_before, coarse_after
-        ``(n, b, cy, cx)``.
-    day_before, day_after
-        ``(n, y, x)``.
-    resampled
-        ``(n, 2, y, x)`` 1 where the fine image before or after was interpolated from another grid, else 0.
-    """
-
-    fine: Tensor
-    coarse_before: Tensor
-    coarse_after: Tensor
-    day_before: Tensor
-    day_after: Tensor
-    resampled: Tensor
-    ratio: int
-    coarse_halo: int
-    margins: Margins
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the block."""
-        rows, columns = self.fine.shape[-2:]
-        return rows - 2 * self.margins.fine1, columns - 2 * self.margins.fine1
-
-    def up(self, coarse: Tensor, margin: int, step: int = 1, points: int = 1) -> Tensor:
-        """Coarse cells ``(n, b, cy, cx)`` on the block plus ``margin`` fine pixels, pixels of ``step``.
-
-        With ``points`` along a cell, ``(n, b, points cy, points cx)``.
-        """
-        rows, columns = ((side + 2 * margin) // step for side in self.shape)
-        ratio, halo = self.ratio // points, self.coarse_halo * points
-        return upsample(coarse, (rows, columns), ratio=ratio, halo=halo, start=(-margin, -margin), step=step)
-
-    def cut(self, margin: int) -> Tensor:
-        """The fine images of the block plus ``margin``."""
-        return crop(self.fine, self.margins.fine1 - margin)
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Target days of a :class:`Pair`, one interval's or one for each of its brackets.
-
-    Attributes
-    ----------
-    days
-        ``(n,)`` days since 1970-01-01.
-    coarse
-        ``(n, b, cy, cx)`` coarse images of the days.
-    level
-        ``(n, b, cy, cx)`` :func:`stfgan_xr.predictors.progress.smoothed` of them.
-    rise
-        ``(n, b, cy, cx)`` :meth:`stfgan_xr.predictors.progress.Pace.rise`: by how much the anchor lets the level rise.
-    lead
-        ``(n, 1, y, x)`` :meth:`stfgan_xr.predictors.progress.Pace.lead` of some points along each cell. Both are zero
-        where the result does not see them.
-    """
-
-    days: Tensor
-    coarse: Tensor
-    level: Tensor
-    rise: Tensor
-    lead: Tensor
-
-    @classmethod
-    def of(
-        cls, pace: Pace | None, window: CoarseWindow, days: Sequence[int], before: np.ndarray[Any, Any],
-        device: torch.device,
-    ) -> Targets:  # fmt: skip
-        """Days of one interval, from its pace; without one as in :meth:`by_calendar`, of a coarse image ``before``."""
-        number = torch.tensor(days, device=device)
-        coarse = torch.from_numpy(np.stack([window.on(day) for day in days])).to(device)
-        if pace is None:
-            return cls.by_calendar(number, coarse, torch.from_numpy(before).to(device))
-        level = torch.from_numpy(np.stack([smoothed(window, day) for day in days])).to(device)
-        rise, lead = zip(*(pace.on(window, day) for day in days), strict=True)
-        return cls(number, coarse, level, torch.stack(rise), torch.stack(lead)[:, None])
-
-    @classmethod
-    def by_calendar(cls, days: Tensor, coarse: Tensor, before: Tensor) -> Targets:
-        """Days of which delta makes its image: nothing runs ahead of the date, and the level is the day's own."""
-        return cls(days, coarse, coarse, coarse - before, torch.zeros_like(coarse[:, :1]))
-
-    def placed(self, among: Sequence[int], count: int) -> Targets:
-        """With the bands at their places among ``count``; see :func:`placed`."""
-        coarse, level = (placed(image, among, count) for image in (self.coarse, self.level))
-        return replace(self, coarse=coarse, level=level, rise=placed(self.rise, among, count, 0))
+def margins_within(architecture: Architecture, halo: Halo, ratio: int) -> Margins:
+    """The margins that a halo has room for."""
+    step = architecture.step
+    fine1 = halo.fine // SCALE * SCALE
+    even = max(SCALE, 2 * step)  # whole pixels at half the resolution of the stage-1 result
+    result1 = max(fine1 - FINE_MARGIN * step, 0)
+    if architecture.anchor == "progress":
+        result1 = min(result1, max(min(halo.fine // ratio, halo.coarse) - progress.CELLS, 0) * ratio)
+    result1 = result1 // even * even
+    # Half a cell at the edge has no neighbour to interpolate with.
+    held = min(result1 + COARSE_MARGIN * step, halo.coarse * ratio - ratio // 2)
+    coarse1 = max(held // architecture.unit, -(-result1 // architecture.unit)) * architecture.unit
+    return Margins(fine1, coarse1, result1, min(fine1, FINE_MARGIN))
 
 
 @dataclass(frozen=True)
@@ -326,67 +202,9 @@ class Started:
     detail: Tensor
 
 
-ABSENT = 0.5
-"""Reflectance of bands that the data does not have: in the middle of what the networks see."""
-
-
-def placed(image: Tensor, among: Sequence[int], count: int, absent: float = ABSENT) -> Tensor:
-    """Bands ``(..., len(among), y, x)`` at their places among ``count``, the others ``absent``."""
-    if list(among) == list(range(count)):
-        return image
-    found = torch.full((*image.shape[:-3], count, *image.shape[-2:]), absent, dtype=image.dtype, device=image.device)
-    found[..., list(among), :, :] = image
-    return found
-
-
-def to_pair(
-    bracket: Bracket,
-    margins: Margins,
-    architecture: Architecture,
-    device: torch.device,
-    bands: Sequence[int] | None = None,
-) -> Pair:
-    """A bracket on a device, its bands at the places ``bands`` of the architecture's (all by default).
-
-    Its far edges are mirrored to multiples of the architecture's unit, which its block does not see.
-    """
-    unit, count = architecture.unit, len(architecture.bands)
-    among = range(count) if bands is None else bands
-    rest = [(-(side - 2 * bracket.halo.fine)) % unit for side in bracket.day_before.shape]
-    cut = bracket.halo.fine - margins.fine1
-
-    def fine(array: np.ndarray[Any, Any]) -> Tensor:
-        padded = np.pad(array, [(0, 0)] * (array.ndim - 2) + [(0, n) for n in rest], mode="symmetric")
-        return crop(torch.from_numpy(padded).to(device), cut)[None]
-
-    images = torch.cat(
-        [placed(fine(image), among, count) for image in (bracket.fine_before, bracket.fine_after)], dim=1
-    )
-    both = (bracket.coarse_before, bracket.coarse_after)
-    cells = [placed(torch.from_numpy(array).to(device)[None], among, count) for array in both]
-    acquired = [fine(array) for array in (bracket.day_before, bracket.day_after)]
-    marks = (bracket.resampled_before, bracket.resampled_after)
-    nowhere = np.zeros(bracket.day_before.shape, np.float32)
-    resampled = torch.stack([fine(nowhere if m is None else m.astype(np.float32)) for m in marks], dim=1)
-    (before, after), (first, second) = cells, acquired
-    return Pair(images, before, after, first, second, resampled, bracket.ratio, bracket.halo.coarse, margins)
-
-
 def scaled(reflectance: Tensor) -> Tensor:
     """Reflectance as the networks see it: clipped to [0, 1], then in [-1, 1], channels last."""
     return (reflectance.clamp(0, 1) * 2 - 1).contiguous(memory_format=torch.channels_last)
-
-
-def average(image: Tensor, step: int) -> Tensor:
-    """Means over ``step x step`` pixels."""
-    return functional.avg_pool2d(image, step) if step > 1 else image
-
-
-def position(pair: Pair, days: Tensor, margin: int) -> Tensor:
-    """Where each day lies between the observations of a pixel: ``(n, 1, y, x)``, 0 before to 1 after."""
-    day_before = crop(pair.day_before, pair.margins.fine1 - margin)
-    span = (crop(pair.day_after, pair.margins.fine1 - margin) - day_before).clamp(min=1)
-    return ((days[:, None, None] - day_before) / span).clamp(0, 1)[:, None]
 
 
 def fade(weight: Tensor) -> Tensor:
@@ -445,7 +263,8 @@ def anchor(pair: Pair, targets: Targets, margin: int, detail: Tensor | None = No
     points = targets.lead.shape[-1] // targets.coarse.shape[-1]
     share = (passed + pair.up(targets.lead, margin, points=points)).clamp(0, 1)
     before = pair.cut(margin).chunk(2, dim=1)[0]
-    image = before + pair.up(targets.rise, margin) + share * detail
+    rise = targets.level - pair.coarse_before if targets.rise is None else targets.rise
+    image = before + pair.up(rise, margin) + share * detail
     return Anchor(image, share, fade(passed), detail)
 
 

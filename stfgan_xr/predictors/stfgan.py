@@ -15,29 +15,27 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from stfgan_xr import checkpoint
 from stfgan_xr.errors import InputError, ResourceError
 from stfgan_xr.grid import Halo
 from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
+from stfgan_xr.predictors.learned import shapes
 from stfgan_xr.predictors.networks import SCALE
+from stfgan_xr.predictors.pairs import Pair, Targets, to_pair
 from stfgan_xr.predictors.progress import Pace
 from stfgan_xr.predictors.simple import to_tensors
 from stfgan_xr.predictors.stages import (
     FINE_MARGIN,
     METHOD,
     Architecture,
-    Margins,
     Network,
-    Pair,
     Started,
-    Targets,
+    margins_within,
     outside,
     stage1,
     stage2,
     start,
-    to_pair,
 )
 from stfgan_xr.predictors.uncertainty import Uncertainty
 
@@ -47,11 +45,10 @@ DAY_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 
 @dataclass(frozen=True)
 class Prepared:
-    """:class:`Started`, the bracket's pace and coarse image before, and the block's true size ``(rows, columns)``."""
+    """:class:`Started`, the bracket's pace, and the block's true size ``(rows, columns)``."""
 
     started: Started
     pace: Pace | None
-    coarse_before: np.ndarray[Any, Any]
     size: tuple[int, int]
 
 
@@ -87,11 +84,6 @@ def measured_halo(config: Mapping[str, Any]) -> Halo | None:
             f"and {least.coarse} cells that its anchor needs"
         )
     return Halo(fine=sizes[0], coarse=sizes[1])
-
-
-def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what a checkpoint holds of a network: weights and statistics, no counters."""
-    return {name: tuple(value.shape) for name, value in network.state_dict().items() if value.is_floating_point()}
 
 
 def restore(path: str | PathLike[str], sha256: str | None = None) -> Network:
@@ -220,13 +212,14 @@ class STFGAN:
                 f"the predictor was opened for {self.ratio} fine pixels a cell, the data have {bracket.ratio}"
             )
         device = torch.device(self._device)
-        margins = Margins.within(architecture, bracket.halo, bracket.ratio)
+        margins = margins_within(architecture, bracket.halo, bracket.ratio)
         rows, columns = (side - 2 * bracket.halo.fine for side in bracket.day_before.shape)
         with torch.inference_mode():
             pace = architecture.pace(to_tensors(bracket, device), margins.result1)
-            pair = to_pair(bracket, margins, architecture, device, self._places)
+            count = len(architecture.bands)
+            pair = to_pair(bracket, margins, architecture.unit, device, self._places, count)
             with self._autocast():
-                return Prepared(start(self._loaded(), pair), pace, bracket.coarse_before, (rows, columns))
+                return Prepared(start(self._loaded(), pair), pace, (rows, columns))
 
     def predict(self, prepared: Prepared, coarse: CoarseWindow) -> Prediction:
         """The target days, in batches of bounded memory."""
@@ -261,7 +254,7 @@ class STFGAN:
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         pair, (rows, columns), places = prepared.started.pair, prepared.size, self._places
         with torch.inference_mode():
-            targets = Targets.of(prepared.pace, coarse, days, prepared.coarse_before, torch.device(self._device))
+            targets = Targets.of(prepared.pace, coarse, days, torch.device(self._device))
             targets = targets.placed(places, len(self.architecture.bands))
             with self._autocast():
                 middle = stage1(self._loaded(), prepared.started, targets)[1]
