@@ -140,7 +140,7 @@ def groups(worlds: int, size: int, folder: Path, corpus: Path) -> dict[str, tupl
 
 
 def at_rest(size: int) -> dict[str, float]:
-    """RMSE of methods with windows on a world that does not change, seen without noise: what they blur by themselves."""
+    """RMSE of methods with windows on a world that does not change, seen without noise: what they blur themselves."""
     image = World(seed=301, size=size, start=FIRST - timedelta(days=90), days=200).reflectance(FIRST, BANDS)
     means = image.reshape(len(BANDS), size // RATIO, RATIO, size // RATIO, RATIO).mean((2, 4))
     days = [FIRST + timedelta(days=number) for number in (0, 4, 8)]
