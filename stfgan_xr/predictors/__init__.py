@@ -160,11 +160,6 @@ class CoarseWindow:
         """The coarse reflectance ``(band, CY, CX)`` of one day."""
         return self.series[day - self.series_days[0]]  # type: ignore[no-any-return]
 
-    def rows(self, first: int, last: int) -> CoarseWindow:
-        """The rows of cells from ``first`` to before ``last``."""
-        known = None if self.known is None else self.known[:, first:last]
-        return replace(self, series=self.series[:, :, first:last], known=known)
-
     def crop(self, cut: int) -> CoarseWindow:
         """The same without ``cut`` cells on every side."""
         return replace(self, series=cropped(self.series, cut), known=_cropped(self.known, cut))

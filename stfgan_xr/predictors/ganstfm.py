@@ -130,14 +130,30 @@ class GANSTFM(Fusion):
     def _coarse(self, pair: Pair, targets: Targets) -> Tensor:
         return self.coarse(pair.up(targets.coarse, REACH) * 2 - 1)  # type: ignore[no-any-return]
 
+    def _share(self, pair: Pair, targets: Targets) -> Tensor:
+        """Where the observation after is nearer ``(n, 1, y, x)``, 0 or 1."""
+        before, after = (crop(day, pair.margins.fine1) for day in (pair.day_before, pair.day_after))
+        days = targets.days[:, None, None]
+        return ((days - before).abs() > (after - days).abs())[:, None].to(pair.fine.dtype)
+
     def sides(self, started: Started, targets: Targets) -> Sides:
         """From either observation; the nearer one counts."""
         pair, coarse = started.pair, self._coarse(started.pair, targets)
         before, after = pair.cut(0).chunk(2, dim=1)
-        first, last = (crop(day, pair.margins.fine1) for day in (pair.day_before, pair.day_after))
-        days = targets.days[:, None, None]
-        share = ((days - first).abs() > (last - days).abs())[:, None].to(before.dtype)
-        return Sides(self._from(before, started.before, coarse), self._from(after, started.after, coarse), share)
+        return Sides(
+            self._from(before, started.before, coarse),
+            self._from(after, started.after, coarse),
+            self._share(pair, targets),
+        )
+
+    def image(self, started: Started, targets: Targets) -> Tensor:
+        """The prediction; a side that no pixel takes is not computed."""
+        pair, share = started.pair, self._share(started.pair, targets)
+        if bool(share.any()) != bool(share.all()):
+            return self.sides(started, targets).image
+        number = int(bool(share.any()))
+        features = (started.before, started.after)[number]
+        return self._from(pair.cut(0).chunk(2, dim=1)[number], features, self._coarse(pair, targets))
 
     def terms(self, batch: Batch, number: int) -> list[Term]:
         """Content and critics, from the observations before and after in turn."""

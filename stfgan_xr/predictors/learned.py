@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from stfgan_xr import checkpoint
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import RATIO, Halo
-from stfgan_xr.predictors import Bracket, CoarseWindow, Float, Prediction, Predictor
+from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction, Predictor
 from stfgan_xr.predictors.pairs import Batch, Margins, Pair, Targets, to_pair
 from stfgan_xr.predictors.uncertainty import Uncertainty
 
@@ -243,6 +243,10 @@ class Fusion(nn.Module):
         """Target days of what :meth:`start` gave."""
         raise NotImplementedError
 
+    def image(self, started: Any, targets: Targets) -> Tensor:
+        """The prediction ``(n, b, y, x)`` of target days."""
+        return self.sides(started, targets).image
+
     def terms(self, batch: Batch, number: int) -> list[Term]:
         """The loss of a batch in a step."""
         raise NotImplementedError
@@ -321,7 +325,7 @@ class Trained:
 
     def image(self, network: Fusion, batch: Batch) -> Tensor:
         """What is predicted of a batch."""
-        return network.sides(network.start(batch.pair), batch.targets).image
+        return network.image(network.start(batch.pair), batch.targets)
 
     def anchor(self, batch: Batch) -> Tensor:
         """Each observation plus the coarse change, half and half."""
@@ -362,15 +366,12 @@ def _pair(network: Fusion, bracket: Bracket, device: torch.device) -> Pair:
     return to_pair(bracket, margins, network.unit, device, range(count), count)
 
 
-def _days(network: Fusion, started: Any, coarse: CoarseWindow, device: torch.device) -> tuple[Float, Float]:
-    """Mean and difference of the sides ``(day, b, y, x)``, one day after the other: memory."""
-    means, spreads = [], []
-    for day in coarse.days:
-        image = torch.from_numpy(coarse.on(day)).to(device)[None]
-        sides = network.sides(started, Targets.by_calendar(torch.tensor([day], device=device), image))
-        means.append(sides.image[0].cpu().numpy())
-        spreads.append((sides.after - sides.before).abs()[0].cpu().numpy())
-    return np.stack(means), np.stack(spreads)
+def _on(network: Fusion, started: Any, targets: Targets, spread: bool) -> tuple[Tensor, Tensor | None]:
+    """Mean and, if it is asked for, difference of the sides of a day, ``(b, y, x)``."""
+    if not spread:
+        return network.image(started, targets)[0], None
+    sides = network.sides(started, targets)
+    return sides.image[0], (sides.after - sides.before).abs()[0]
 
 
 @lru_cache(maxsize=8)
@@ -472,18 +473,23 @@ class Learned:
     def predict(self, prepared: list[tuple[slice, Any]], coarse: CoarseWindow) -> Prediction:
         """Mean ``(day, band, y, x)`` of the target days."""
         network, device = self._loaded(), torch.device(self._device)
-        halo, means, spreads = self.halo.coarse, [], []
-        columns = (coarse.series.shape[-1] - 2 * halo) * self.ratio
+        rows, width = prepared[-1][0].stop, coarse.series.shape[-1]
+        halo = (coarse.series.shape[-2] - -(-rows // self.ratio)) // 2
+        shape = len(coarse.days), len(self.bands), rows, (width - 2 * halo) * self.ratio
+        mean = np.empty(shape, np.float32)
+        spread = np.empty(shape, np.float32) if self.spread else None
         with torch.inference_mode():
             for strip, started in prepared:
-                top, bottom = strip.start // self.ratio, -(-strip.stop // self.ratio)
-                mean, spread = _days(network, started, coarse.rows(top, bottom + 2 * halo), device)
-                inner = ..., slice(strip.stop - strip.start), slice(columns)
-                means.append(mean[inner])
-                spreads.append(spread[inner])
-        return Prediction(
-            np.concatenate(means, axis=2), spread=np.concatenate(spreads, axis=2) if self.spread else None
-        )
+                cells = slice(strip.start // self.ratio, -(-strip.stop // self.ratio) + 2 * halo)
+                inside = ..., slice(strip.stop - strip.start), slice(shape[-1])
+                for number, day in enumerate(coarse.days):  # one after the other: memory
+                    image = torch.from_numpy(coarse.on(day)[:, cells]).to(device)[None]
+                    targets = Targets.by_calendar(torch.tensor([day], device=device), image)
+                    found, apart = _on(network, started, targets, self.spread)
+                    mean[number, :, strip] = found[inside].cpu().numpy()
+                    if spread is not None and apart is not None:
+                        spread[number, :, strip] = apart[inside].cpu().numpy()
+        return Prediction(mean, spread=spread)
 
 
 def _strips(rows: int, ratio: int, unit: int) -> Iterator[slice]:
