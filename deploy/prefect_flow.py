@@ -1,6 +1,6 @@
-"""A nightly run as a Prefect flow.
+"""A nightly run as a Prefect flow: ``pip install prefect``, then ``python deploy/prefect_flow.py`` serves it.
 
-``pip install prefect`` and ``python deploy/prefect_flow.py``, which serves it every night at half past three. What is to be tried again, and what not, follows from the exit codes of the command.
+What is to be tried again, and what not, follows from the exit codes of the command.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -102,17 +103,32 @@ def test_the_job_file_is_shell_and_names_options_that_are_there() -> None:
         assert {word for word in shlex.split(line)[after:] if word.startswith("--")} <= options("pipelines.fuse")
 
 
+@pytest.mark.timeout(300)
 def test_the_flow_tries_again_what_may_help_and_nothing_else(tmp_path: Path) -> None:
     pytest.importorskip("prefect", reason="prefect is not installed")
+    # In place of the interpreter: it notes that it was started, and ends with a code.
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho started >>"$STARTS"\nexit "$CODE"\n')
+    python.chmod(0o755)
     code = """
+import os
 import sys
+
 sys.path.insert(0, sys.argv[1])
 import prefect_flow as flow
 
+sys.executable = sys.argv[2]
 flow.fuse.retry_delay_seconds = [0, 0, 0]
-print("bad", flow.nightly(["--dates", "yesterday"], return_state=True).type.value)
+for number in ("0", "2", "3", "4"):
+    os.environ |= {"CODE": number, "STARTS": f"starts-{number}"}
+    print("ended", number, flow.nightly(["--dates", "P30D"], return_state=True).type.value)
 """
+    patient = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "100", "PREFECT_HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(DEPLOY)], capture_output=True, text=True, check=False, timeout=100
-    )
-    assert "bad FAILED" in done.stdout, done.stderr
+        [sys.executable, "-c", code, str(DEPLOY), str(python)], capture_output=True, text=True, check=False, timeout=280,
+        env=os.environ | patient, cwd=tmp_path,
+    )  # fmt: skip
+    ends = dict(re.findall(r"^ended (\d) (\w+)", done.stdout, re.MULTILINE))
+    assert ends == {"0": "COMPLETED", "2": "FAILED", "3": "COMPLETED", "4": "FAILED"}, done.stderr
+    starts = {number: len((tmp_path / f"starts-{number}").read_text().splitlines()) for number in ends}
+    assert starts == {"0": 1, "2": 1, "3": 1, "4": 4}
