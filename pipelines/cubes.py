@@ -17,7 +17,7 @@ from pipelines.imagery import AREA, COARSE_TILE, RUN, Source, make_request, open
 from pipelines.limits import check_disk
 from stfgan_xr import overviews, store
 from stfgan_xr.cluster import ATTEMPTS, Failed, connect, cores, memory_left, run
-from stfgan_xr.deployments import KINDS, make_fit, versions
+from stfgan_xr.deployments import KINDS, make_fit, model_sent, versions
 from stfgan_xr.errors import IncompleteError, InputError
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import describe
@@ -27,6 +27,8 @@ from stfgan_xr.sensors import BANDS
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from stfgan_xr.fusion import Job
 
 
 COARSE_RUN = 16
@@ -221,6 +223,42 @@ def write_cubes(source: Source, folder: Folder, crew: Crew) -> dict[str, dict[st
         write_blocks(name, store.write_tasks(dataset, path, layout, pending), pending, layout, crew)
     crew.refuse_failed(folder)
     return {name: store.seal(folder / name) for name in regions}
+
+
+def write(job: Job, path: str | Path | Folder, client: Client | None = None) -> xr.Dataset:
+    """Write a planned fusion as a cube, with its progress shown, and open it.
+
+    Blocks of it that are there already are kept: that they are of the same imagery is for the caller to see to.
+
+    Parameters
+    ----------
+    job
+        From :func:`stfgan_xr.fusion.plan`.
+    path
+        Of the cube: a local folder, or ``s3://bucket/prefix``.
+    client
+        Workers that do it; by default this process does.
+
+    Raises
+    ------
+    InputError
+        If another cube is there.
+    IncompleteError
+        If blocks were given up; all others are written.
+    """
+    folder, crew = as_folder(path), Crew(client)
+    identity = {"method": type(job.predictor).__name__, "model": getattr(job.predictor, "sha256", None)}
+    pending = store.prepare(folder, job.layout, identity)
+    with model_sent(client, job.predictor):
+        write_blocks(str(folder), job.write_tasks(folder, pending), pending, job.layout, crew)
+    if crew.failed:
+        blocks = crew.failed[str(folder)]
+        raise IncompleteError(
+            f"{folder}: {len(blocks)} blocks failed {ATTEMPTS} times, first {blocks[0]['block']} ({blocks[0]['why']}); "
+            "the same call tries them again"
+        )
+    store.seal(folder)
+    return store.open_cube(folder)
 
 
 @contextmanager

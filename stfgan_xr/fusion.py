@@ -19,9 +19,10 @@ from odc.geo.xr import xr_coords
 
 from stfgan_xr import store
 from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, reach_cells, series, spectra
+from stfgan_xr.days import describe as describe_days
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError, ResourceError
-from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
+from stfgan_xr.grid import Window, coarse_grid, describe, ratio_of, tile_step
 from stfgan_xr.predictors import (
     Prediction,
     Predictor,
@@ -33,6 +34,7 @@ from stfgan_xr.predictors import (
     wants_archive,
 )
 from stfgan_xr.predictors.uncertainty import SHARES, Calibrated, Uncertainty, calibrated
+from stfgan_xr.rendering import as_table
 from stfgan_xr.sensors import FILL, SCALE, from_reflectance, to_reflectance
 
 AGE_CLASSES = (0, 4, 8, 16, 32, 64)
@@ -352,6 +354,22 @@ class Job:
     predictor: Predictor
     layout: store.Layout
     options: Options
+
+    def _repr_html_(self) -> str:
+        layout, halo = self.layout, self.predictor.halo
+        count = sum(1 for _ in layout.blocks())
+        return as_table(
+            f"Fusion by {type(self.predictor).__name__}",
+            {
+                "grid": describe(layout.grid),
+                "days": describe_days(layout.days),
+                "variables": ", ".join(layout.variables),
+                "blocks": f"{count} of {layout.tile} x {layout.tile} pixels and {layout.run} days",
+                "halo": f"{halo.fine} pixels, {halo.coarse} cells, {halo.days} days",
+                "result": f"{layout.size() / 1e6:,.1f} MB before compression",
+                "memory of a worker": f"about {self.memory() / 2**30:.1f} GiB",
+            },
+        )
 
     def ready(self) -> Job:
         """With the global part of the method fitted to a sample of the whole area, if it has one: that reads pixels."""
