@@ -503,6 +503,7 @@ def fuse(
     bracket_days: int = 64,
     keep_observed: bool = True,
     uncertainty: bool = False,
+    residuals: bool = True,
     tile: int = 1024,
     run: int = 32,
 ) -> xr.Dataset:
@@ -525,8 +526,11 @@ def fuse(
         A clear observation of the day itself is the product there; off, every pixel is predicted.
     uncertainty
         With the standard deviation of every pixel.
+    residuals
+        With ``residual_<band>``. They lie on the coarse grid, so cutting ``x`` and ``y`` does not cut them: without
+        them a window costs just the blocks that it touches.
     tile, run
-        Pixels along a block and days of a block.
+        Pixels along a block and days of a block. A block is computed whole: small ones answer quickly.
 
     Returns
     -------
@@ -549,4 +553,6 @@ def fuse(
         landsat, modis, predictor, days,
         bracket_days=bracket_days, keep_observed=keep_observed, uncertainty=uncertainty, tile=tile, run=run,
     ).lazy()  # fmt: skip
+    if not residuals:
+        fused = fused.drop_dims(("yc", "xc"))
     return fused.assign_coords(aoi=landsat["aoi"]) if "aoi" in landsat.coords else fused
