@@ -16,7 +16,7 @@ nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed ([d
 SMALL = {
     "quickstart": {"DAYS": "2020-03-01/2020-03-03", "METHOD": "delta"},
     "training": {"DAYS": "2020-03-01/2020-03-08", "STEPS": 2, "PATCH": 32},
-    "cluster": {"DAYS": "2020-03-01/2020-03-04"},
+    "cluster": {"DAYS": "2020-03-01/2020-03-04", "METHOD": "delta"},
 }
 # The part of a notebook that is run by default; all of each is under make slow.
 SHORT = {"quickstart": "## Write", "training": "## Train", "cluster": "## Or ask"}
@@ -50,7 +50,7 @@ def run(path: Path, catalog: Path, out: Path, monkeypatch: pytest.MonkeyPatch, u
         parameters.source += f"\n{name} = {value!r}"
     shown = _Shown(notebook)
     client.NotebookClient(
-        notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": str(out)}},
+        notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(out)}},
         on_cell_executed=lambda cell, cell_index, execute_reply: shown.ran(cell),
     ).execute()  # fmt: skip
     return shown
@@ -84,7 +84,7 @@ def world(demo_world: Path) -> Path:
     return demo_world / "catalog.toml"
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run_as_far_as_they_are_quick(
     path: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -96,10 +96,11 @@ def test_notebooks_run_as_far_as_they_are_quick(
     if path.stem == "cluster":
         assert len(shown.answers) >= 3
         assert set(shown.answers) == {200}
-        assert "<caption>Fusion by STFGAN</caption>" in shown.all
+        assert "<caption>Fusion by Delta</caption>" in shown.all
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run_to_their_end(path: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = run(path, world, tmp_path, monkeypatch)
