@@ -351,7 +351,7 @@ class Staff:
         return max(1, min(cores(), int(memory_left() // need) if need else cores()))
 
     @contextmanager
-    def gathered(self, folder: Folder, lease: Lease | None, need: float = 0.0) -> Iterator[Client | None]:
+    def gathered(self, folder: Folder, lease: Lease, need: float = 0.0) -> Iterator[Client | None]:
         """Within it they are there and fit for the work of a run folder: a client, or None for this process.
 
         Raises
@@ -365,7 +365,7 @@ class Staff:
         with connect(self.count(need), self.scheduler, self.cluster or "local") as client:
             if client is not None:
                 err.print(f"dashboard: {client.dashboard_link}", markup=False, soft_wrap=True)
-                make_fit(client, folder, lease.token if lease else "")
+                make_fit(client, folder, lease.token)
             yield client
 
 
