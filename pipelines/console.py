@@ -121,6 +121,11 @@ def main(command: Any, then: str = "the same command resumes") -> None:
     sys.exit(code)
 
 
+def _shows_bars() -> bool:
+    """On a terminal, and in a notebook, where rich draws through ipywidgets."""
+    return err.is_terminal or err.is_jupyter
+
+
 def _bars(label: str, results: Iterable[Any], total: int, megapixels: float) -> Iterator[Any]:
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("blocks"),
@@ -154,7 +159,7 @@ class Steps:
         columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total} steps"),
                    TextColumn("{task.fields[text]}"), TimeRemainingColumn(compact=True))  # fmt: skip
         self.label, self.recent = label, deque[tuple[float, float]](maxlen=100)
-        self.bar = Progress(*columns, console=err) if err.is_terminal else None
+        self.bar = Progress(*columns, console=err) if _shows_bars() else None
         self.task = self.bar.add_task(label, total=None, text="") if self.bar else None
 
     def __enter__(self) -> Steps:
@@ -191,5 +196,5 @@ def track(label: str, results: Iterable[Any], total: int, megapixels: float) -> 
     megapixels
         Pixels of one block and day, in millions, times its days.
     """
-    shown = _bars if err.is_terminal else _lines
+    shown = _bars if _shows_bars() else _lines
     yield from shown(label, results, total, megapixels)

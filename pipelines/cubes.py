@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import xarray as xr
 
-from pipelines.console import main, out, track
+from pipelines.console import err, main, out, track
 from pipelines.imagery import AREA, COARSE_TILE, RUN, Source, make_request, open_source, tile_of
 from pipelines.limits import check_disk
 from stfgan_xr import overviews, store
-from stfgan_xr.cluster import ATTEMPTS, Failed, connect, cores, run
+from stfgan_xr.cluster import ATTEMPTS, Failed, connect, cores, memory_left, run
+from stfgan_xr.deployments import KINDS, make_fit, model_sent, versions
 from stfgan_xr.errors import IncompleteError, InputError
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import describe
@@ -27,8 +28,12 @@ from stfgan_xr.sensors import BANDS
 if TYPE_CHECKING:
     from distributed import Client
 
+    from stfgan_xr.fusion import Job
+
 
 COARSE_RUN = 16
+MOST_WORKERS = 8
+"""Of a cluster that grows, unless --workers says how many."""
 BLOCK_MINUTES = 240.0
 """Generous: a large block of a wide network on a few slow cores is no task that hangs."""
 WHAT, IMAGERY, METHOD, RUNNING = "What", "Imagery", "Method", "Running"
@@ -108,15 +113,24 @@ Bandpass = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=1, max=1024, help="Worker processes. Default: one; torch then uses all cores.", rich_help_panel=RUNNING
+        min=1,
+        max=4096,
+        help="Worker processes; of a cluster that grows, the most of them. Default: one, where torch uses all cores; "
+        f"with --cluster local as many as cores and memory allow, with others {MOST_WORKERS}.",
+        rich_help_panel=RUNNING,
     ),
 ]
 Scheduler = Annotated[
     str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:port.", rich_help_panel=RUNNING)
 ]
 ClusterKind = Annotated[
-    str,
-    typer.Option("--cluster", help="local, or cuda (one worker per GPU through dask-cuda).", rich_help_panel=RUNNING),
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="Start workers: local, cuda (one a GPU), slurm, pbs, lsf or sge (batch jobs), gateway, kubernetes. The "
+        "last six take their options from Dask's own configuration.",
+        rich_help_panel=RUNNING,
+    ),
 ]
 Overwrite = Annotated[
     bool, typer.Option(help="Delete what the run folder holds and start again.", rich_help_panel=RUNNING)
@@ -211,6 +225,42 @@ def write_cubes(source: Source, folder: Folder, crew: Crew) -> dict[str, dict[st
     return {name: store.seal(folder / name) for name in regions}
 
 
+def write(job: Job, path: str | Path | Folder, client: Client | None = None) -> xr.Dataset:
+    """Write a planned fusion as a cube, with its progress shown, and open it.
+
+    Blocks of it that are there already are kept: that they are of the same imagery is for the caller to see to.
+
+    Parameters
+    ----------
+    job
+        From :func:`stfgan_xr.fusion.plan`.
+    path
+        Of the cube: a local folder, or ``s3://bucket/prefix``.
+    client
+        Workers that do it; by default this process does.
+
+    Raises
+    ------
+    InputError
+        If another cube is there.
+    IncompleteError
+        If blocks were given up; all others are written.
+    """
+    folder, crew = as_folder(path), Crew(client)
+    identity = {"method": type(job.predictor).__name__, "model": getattr(job.predictor, "sha256", None)}
+    pending = store.prepare(folder, job.layout, identity)
+    with model_sent(client, job.predictor):
+        write_blocks(str(folder), job.write_tasks(folder, pending), pending, job.layout, crew)
+    if crew.failed:
+        blocks = crew.failed[str(folder)]
+        raise IncompleteError(
+            f"{folder}: {len(blocks)} blocks failed {ATTEMPTS} times, first {blocks[0]['block']} ({blocks[0]['why']}); "
+            "the same call tries them again"
+        )
+    store.seal(folder)
+    return store.open_cube(folder)
+
+
 @contextmanager
 def noting_failures(folder: Folder, document: dict[str, Any], crew: Crew) -> Iterator[None]:
     """Within it, blocks that are given up get into ``run.json``."""
@@ -253,16 +303,70 @@ def check_folder(folder: Folder, wanted: dict[str, Any], overwrite: bool = False
     return document
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes the result."""
-    from importlib.metadata import version
+@dataclass(frozen=True)
+class Staff:
+    """Who is to do the work of a run.
 
-    return {name: version(name) for name in ("numpy", "xarray", "zarr", "dask", "torch", "rasterio", "stackstac")}
+    Attributes
+    ----------
+    workers
+        Worker processes, if that was said.
+    scheduler
+        Address of a scheduler that is there.
+    cluster
+        Kind of a cluster to start; with none of the three, this process does it all.
 
+    Raises
+    ------
+    InputError
+        If the kind is unknown, or both a scheduler and a kind are named.
+    """
 
-def default_workers(workers: int | None) -> int:
-    """Worker processes: those asked for, but no more than cores make sense of."""
-    return 1 if workers is None else min(workers, 4 * cores())
+    workers: int | None = None
+    scheduler: str | None = None
+    cluster: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.cluster is not None and self.cluster not in KINDS:
+            raise InputError(
+                f"--cluster {self.cluster!r} is unknown; choose {', '.join(KINDS[:-1])} or {KINDS[-1]}, or name a "
+                "running --scheduler"
+            )
+        if self.cluster is not None and self.scheduler is not None:
+            raise InputError("--scheduler names a cluster that is there, --cluster starts one: choose one of them")
+
+    @property
+    def own(self) -> bool:
+        """Whether they are processes of this machine that share its memory."""
+        return self.scheduler is None and self.cluster in (None, "local")
+
+    def count(self, need: float = 0.0) -> int:
+        """How many workers there are to be, of which each needs some bytes of memory."""
+        if not self.own:
+            return self.workers or MOST_WORKERS
+        if self.workers is not None:
+            return min(self.workers, 4 * cores())  # no more than cores make sense of
+        if self.cluster is None:
+            return 1
+        return max(1, min(cores(), int(memory_left() // need) if need else cores()))
+
+    @contextmanager
+    def gathered(self, folder: Folder, lease: Lease, need: float = 0.0) -> Iterator[Client | None]:
+        """Within it they are there and fit for the work of a run folder: a client, or None for this process.
+
+        Raises
+        ------
+        InputError
+            If they cannot be had, have other versions, or do not see the folder.
+        """
+        if self == Staff():
+            yield None
+            return
+        with connect(self.count(need), self.scheduler, self.cluster or "local") as client:
+            if client is not None:
+                err.print(f"dashboard: {client.dashboard_link}", markup=False, soft_wrap=True)
+                make_fit(client, folder, lease.token)
+            yield client
 
 
 def command(
@@ -281,6 +385,7 @@ def command(
     bandpass: Bandpass = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: ClusterKind = None,
     block_minutes: BlockMinutes = BLOCK_MINUTES,
     overwrite: Overwrite = False,
 ) -> None:
@@ -289,7 +394,7 @@ def command(
         dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days, collections, max_cloud,
         allow_missing, bandpass,
     )  # fmt: skip
-    folder = as_folder(out_folder)
+    folder, staff = as_folder(out_folder), Staff(workers, scheduler, cluster)
     folder.check()
     with held(folder) as lease:
         document = check_folder(folder, request.identity(), overwrite)
@@ -301,7 +406,7 @@ def command(
         days = f"{len(source.landsat.time)} Landsat days, {len(source.modis.time)} MODIS days"
         out.print(f"grid: {describe(source.grid)}; {days}")
         check_disk(folder, {name: layout for name, (_, layout) in cube_layouts(source).items()})
-        with connect(default_workers(workers), scheduler) if workers or scheduler else nullcontext() as client:
+        with staff.gathered(folder, lease) as client:
             crew = Crew(client, block_minutes, lease)
             with noting_failures(folder, document, crew):
                 write_cubes(source, folder, crew)

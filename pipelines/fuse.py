@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines import cubes
-from pipelines.console import Steps, err, main, out
+from pipelines.console import Steps, main, out
 from pipelines.imagery import RUN, Request, Source, make_request, open_source
 from pipelines.limits import check_disk, check_memory, size
 from pipelines.summary import REPORT, write_report
 from stfgan_xr import __version__, fusion, store
 from stfgan_xr import days as calendar
-from stfgan_xr.cluster import connect, cores, limit_threads
+from stfgan_xr.cluster import cores, limit_threads
+from stfgan_xr.deployments import model_sent, versions
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, LocalFolder, as_folder
 from stfgan_xr.grid import describe
@@ -30,7 +30,6 @@ from stfgan_xr.region import Region
 
 if TYPE_CHECKING:
     import xarray as xr
-    from distributed import Client
 
     from stfgan_xr.predictors import Predictor
 
@@ -103,7 +102,7 @@ class Run:
 
     def document(self, **more: Any) -> dict[str, Any]:
         """What ``run.json`` holds."""
-        return {"request": self.identity(), "stfgan_xr": __version__, "versions": cubes.versions(), **more}
+        return {"request": self.identity(), "stfgan_xr": __version__, "versions": versions(), **more}
 
 
 def _show_plan(run: Run, source: Source) -> None:
@@ -236,7 +235,8 @@ def write_fused(
     attributes = {"title": f"Daily Landsat-like reflectance by {run.method}", "source": json.dumps(source.origin)}
     pending = store.prepare(run.result, job.layout, identity, attributes, source.region)
     tasks = job.write_tasks(run.result, pending)
-    cubes.write_blocks("fused.zarr", tasks, pending, job.layout, crew, f"fused.zarr ({run.method})")
+    with model_sent(crew.client, run.predictor):
+        cubes.write_blocks("fused.zarr", tasks, pending, job.layout, crew, f"fused.zarr ({run.method})")
     crew.refuse_failed(run.folder)
     return store.seal(run.result)
 
@@ -262,34 +262,9 @@ def _opened(run: Run, model: Path | None, keep: bool = True) -> tuple[Run, Sourc
     return replace(run, predictor=make(run.method, run.request.bands, model, source.ratio)), source
 
 
-@dataclass(frozen=True)
-class Means:
-    """What a run is done with.
-
-    Attributes
-    ----------
-    workers, scheduler, cluster
-        See :func:`stfgan_xr.cluster.connect`; none: this process.
-    block_minutes
-        How long a block may take.
-    report
-        Whether the run ends with its page.
-    """
-
-    workers: int | None
-    scheduler: str | None
-    cluster: str
-    block_minutes: float
-    report: bool
-
-    def connect(self) -> AbstractContextManager[Client | None]:
-        """The cluster, if there is to be one."""
-        if self.workers is None and self.scheduler is None and self.cluster == "local":
-            return nullcontext()
-        return connect(cubes.default_workers(self.workers), self.scheduler, self.cluster)
-
-
-def _write(run: Run, model: Path | None, lease: Lease, means: Means) -> tuple[float, Region | None]:
+def _write(
+    run: Run, model: Path | None, lease: Lease, staff: cubes.Staff, minutes: float, report: bool
+) -> tuple[float, Region | None]:
     """Write what is missing of the run; the share of its pixels that have a value, and its area."""
     started = time.monotonic()
     run, source = _opened(run, model)
@@ -298,17 +273,15 @@ def _write(run: Run, model: Path | None, lease: Lease, means: Means) -> tuple[fl
     job = run.job(source.landsat, source.modis)
     layouts = {name: layout for name, (_, layout) in cubes.cube_layouts(source).items()}
     check_disk(run.folder, layouts | {"fused.zarr": job.layout})
-    with means.connect() as client:
-        if client is not None:
-            err.print(f"dashboard: {client.dashboard_link}")
-        own = means.scheduler is None and means.cluster == "local"
-        check_memory(job, cubes.default_workers(means.workers), client, own=own)
-        crew = cubes.Crew(client, means.block_minutes, lease)
+    need = job.memory()
+    with staff.gathered(run.folder, lease, need) as client:
+        check_memory(job, staff.count(need), client, own=staff.own)
+        crew = cubes.Crew(client, minutes, lease)
         with cubes.noting_failures(run.folder, document, crew):
             facts = _execute(run, source, crew)
         coverage = _coverage(run.result)
         run.folder.write_json(RUN, run.document(status="complete", coverage=coverage, **facts, **source.origin))
-        if means.report and coverage > 0:
+        if report and coverage > 0:
             seconds = time.monotonic() - started
             write_report(run.folder, {"seconds of the last command that wrote to it": f"{seconds:,.0f}"}, crew)
     return coverage, source.region
@@ -378,7 +351,7 @@ def command(
     ] = TILE,
     workers: cubes.Workers = None,
     scheduler: cubes.Scheduler = None,
-    cluster: cubes.ClusterKind = "local",
+    cluster: cubes.ClusterKind = None,
     block_minutes: cubes.BlockMinutes = cubes.BLOCK_MINUTES,
     report: Annotated[
         bool, typer.Option(help="Write report.html, the run in one page, at the end.", rich_help_panel=cubes.RUNNING)
@@ -399,8 +372,7 @@ def command(
 
     To try it without an account: `python -m pipelines.fuse --catalog demo --dates 2020-03-01/2020-03-31 --out demo`
     """
-    if cluster not in ("local", "cuda"):
-        raise InputError(f"--cluster {cluster!r} is unknown; choose local or cuda, or name a running --scheduler")
+    staff = cubes.Staff(workers, scheduler, cluster)
     if method not in METHODS:
         raise InputError(f"--method {method!r} is unknown; choose one of {', '.join(METHODS)}")
     request = make_request(
@@ -428,8 +400,7 @@ def command(
         # What it held may have changed before it was ours.
         if _finished(run, cubes.check_folder(folder, run.identity(), overwrite)):
             return
-        means = Means(workers, scheduler, cluster, block_minutes, report)
-        coverage, region = _write(run, model, lease, means)
+        coverage, region = _write(run, model, lease, staff, block_minutes, report)
     if coverage == 0:
         raise NothingToDo(
             f"{run.result}: no pixel has a clear Landsat observation within {bracket_days} days and MODIS; "

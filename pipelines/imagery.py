@@ -20,8 +20,9 @@ from stfgan_xr import store
 from stfgan_xr.aoi import WGS84, middle, read_aoi
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, as_folder
-from stfgan_xr.grid import RATIO, coarse_grid, nested_grid, parse_crs, ratio_of, tile_step
+from stfgan_xr.grid import RATIO, coarse_grid, describe, nested_grid, parse_crs, ratio_of, tile_step
 from stfgan_xr.region import Region
+from stfgan_xr.rendering import as_table
 from stfgan_xr.scenes import ITEMS
 from stfgan_xr.sensors import BANDS
 
@@ -142,6 +143,24 @@ class Source:
     bands: tuple[str, ...]
     origin: dict[str, Any]
     region: Region | None = None
+
+    def _repr_html_(self) -> str:
+        def described(dataset: xr.Dataset) -> str:
+            acquired = [calendar.from_number(number) for number in calendar.to_numbers(dataset["time"].values)]
+            return f"{len(acquired)} days" + (f", {calendar.describe(acquired)}" if acquired else "")
+
+        found = self.origin.get("items", {})
+        return as_table(
+            "Imagery, read when it is asked for",
+            {
+                "from": (self.origin.get("catalog") or self.origin["pairs"])["name"],
+                "grid": describe(self.grid),
+                "bands": ", ".join(self.bands),
+                "Landsat": described(self.landsat),
+                "MODIS": f"{described(self.modis)}, a cell is {self.ratio} x {self.ratio} pixels",
+                **({"scenes": f"{found['landsat']} Landsat, {found['modis']} MODIS"} if found else {}),
+            },
+        )
 
     @property
     def cells(self) -> Region | None:

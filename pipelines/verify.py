@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ from pipelines import cubes, fuse
 from pipelines.console import main, out, track
 from pipelines.imagery import RUN, Request, open_source, read_area
 from stfgan_xr import store
-from stfgan_xr.cluster import connect, cores
+from stfgan_xr.cluster import cores
 from stfgan_xr.errors import IncompleteError, InputError
 from stfgan_xr.files import Folder, LocalFolder, as_folder
 from stfgan_xr.lease import held
@@ -162,7 +161,7 @@ def command(
         raise IncompleteError(f"{folder}: {count} files are missing or damaged; --repair makes them again")
     with held(folder) as lease:
         _take_back(folder, found)
-        with connect(cubes.default_workers(workers)) if workers else nullcontext() as client:
+        with cubes.Staff(workers).gathered(folder, lease) as client:
             crew = cubes.Crew(client, lease=lease)
             with cubes.noting_failures(folder, document, crew):
                 repair(folder, document, crew)

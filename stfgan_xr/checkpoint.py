@@ -25,6 +25,8 @@ LARGEST_TENSORS = 2 << 30
 LARGEST_CONFIG = 4 << 20
 DTYPES = ("float16", "float32", "int64", "uint8")
 _FOLDER = Path(__file__).parent / "weights"
+_HELD: dict[Path, bytes] = {}
+"""Files that a worker was sent, under the names that they have where they came from."""
 
 Array = npt.NDArray[Any]
 
@@ -38,7 +40,7 @@ def resolve(path: str | os.PathLike[str]) -> Path:
         If there is none, or a folder holds several.
     """
     given = Path(path)
-    if given.is_dir():
+    if given not in _HELD and given.is_dir():
         found = sorted(given.glob("*.safetensors"))
         if len(found) != 1:
             names = ", ".join(file.name for file in found) or "none"
@@ -47,12 +49,14 @@ def resolve(path: str | os.PathLike[str]) -> Path:
             )
         return found[0]
     tensors = given if given.suffix == ".safetensors" else given.with_suffix(".safetensors")
-    if not tensors.is_file():
+    if tensors not in _HELD and not tensors.is_file():
         raise InputError(f"{given}: no such checkpoint; name a NAME.safetensors file with NAME.json beside it")
     return tensors
 
 
 def _read(path: Path, largest: int) -> bytes:
+    if path in _HELD:
+        return _HELD[path]
     try:
         with path.open("rb") as file:
             content = file.read(largest + 1)
@@ -61,6 +65,29 @@ def _read(path: Path, largest: int) -> bytes:
     if len(content) > largest:
         raise InputError(f"{path}: larger than {largest} bytes; this is not a checkpoint of stfgan_xr")
     return content
+
+
+def contents(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
+    """Both files of a checkpoint as they are, tensors and JSON, for :func:`hold` in another process.
+
+    Raises
+    ------
+    InputError
+        If one is missing or too large.
+    """
+    file = resolve(path)
+    return _read(file, LARGEST_TENSORS), _read(file.with_suffix(".json"), LARGEST_CONFIG)
+
+
+def hold(path: Path, tensors: bytes, config: bytes) -> None:
+    """From now on a checkpoint is these bytes in this process, whatever is on its disk, until :func:`drop`."""
+    _HELD.update({path: tensors, path.with_suffix(".json"): config})
+
+
+def drop(path: Path) -> None:
+    """Forget what is held of a checkpoint."""
+    for name in (path, path.with_suffix(".json")):
+        _HELD.pop(name, None)
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:

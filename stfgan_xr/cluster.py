@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from dask.delayed import Delayed
 
+from stfgan_xr import deployments
 from stfgan_xr.errors import InputError, ResourceError, StfganError
 from stfgan_xr.remote import redact
 
@@ -79,16 +80,17 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
     Parameters
     ----------
     workers
-        Processes of a local cluster, each with its share of the cores; 1 runs everything in this process.
+        Processes of a local cluster, each with its share of the cores, where 1 runs everything in this process; the
+        most workers of a cluster that grows.
     scheduler
         Address of a running scheduler, for example ``tcp://10.0.0.5:8786``.
     kind
-        ``local`` or ``cuda`` (one worker per GPU through dask-cuda).
+        Of a cluster to start, see :func:`stfgan_xr.deployments.start`.
 
     Raises
     ------
     InputError
-        If the scheduler does not answer, or dask-cuda or a driver is missing.
+        If the scheduler does not answer, or what the kind of cluster needs is missing.
     """
     if scheduler is None and kind == "local" and workers <= 1:
         yield None
@@ -108,58 +110,19 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
                 f"--scheduler {scheduler}: no Dask scheduler answers there ({type(error).__name__})"
             ) from None
     else:
-        _configure(max(1, cores() // max(workers, 1)))
-        client = Client(_cuda_cluster() if kind == "cuda" else _local_cluster(workers))
-    log.info("dashboard: %s", client.dashboard_link)
+        deployments.configure(max(1, cores() // max(workers, 1)))
+        client = deployments.start(kind, workers).get_client()
     with client:
         try:
             yield client
         except Exception:
             raise
         except BaseException:  # asked to end: what is being done is abandoned
-            _abandon(client.cluster)
+            deployments.abandon(client.cluster)
             raise
         finally:
             if client.cluster is not None:
                 client.cluster.close()
-
-
-def _abandon(cluster: Any) -> None:
-    """End the workers of a cluster of this machine at once; closing it would wait for their blocks first."""
-    for nanny in getattr(cluster, "workers", {}).values():
-        nanny.auto_restart = False
-        if getattr(nanny, "pid", None):
-            os.kill(nanny.pid, signal.SIGKILL)
-
-
-def _configure(threads: int) -> None:
-    """What holds for workers of this machine, those that are started again too."""
-    import dask
-
-    # Not by torch itself: it takes long to load, and not every method needs it.
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    environment = {f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names}
-    # A task whose worker dies comes back at once: who is to blame is found out by :func:`run`.
-    dask.config.set({"distributed.scheduler.allowed-failures": 0} | environment)
-
-
-def _local_cluster(workers: int) -> Any:
-    from distributed import LocalCluster
-
-    return LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0")
-
-
-def _cuda_cluster() -> Any:
-    try:
-        from dask_cuda import LocalCUDACluster
-
-        return LocalCUDACluster()
-    except ImportError:
-        raise InputError("--cluster cuda needs dask-cuda: pip install 'stfgan_xr[cuda]'") from None
-    except Exception as error:  # pynvml raises its own types where there is no driver
-        raise InputError(
-            f"--cluster cuda: no usable NVIDIA driver ({type(error).__name__}); use --cluster local"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -287,25 +250,44 @@ def _as_they_end(
 ) -> Iterator[tuple[int, Delayed, Any]]:
     from distributed import as_completed
 
-    ahead = ahead or AHEAD * max(1, sum(client.nthreads().values()))
-    places = {}
+    places: dict[Any, tuple[int, Delayed]] = {}
+    known = set[str]()
 
-    def submit(count: int) -> list[Any]:
+    def wanted() -> int:
+        """How many tasks to submit: workers come and go, and a cluster that grows does so by what waits for them."""
+        threads = _threads(client)
+        if joined := threads.keys() - known:
+            deployments.check_versions(client, joined)
+            known.update(joined)
+        return (ahead or AHEAD * max(1, sum(threads.values()))) - len(places)
+
+    def submit() -> list[Any]:
         futures = []
-        for number, task in islice(tasks, count):
+        for number, task in islice(tasks, max(0, wanted())):
             future = client.compute(task)
             places[future] = number, task
             futures.append(future)
         return futures
 
-    queue = as_completed(submit(ahead))
+    queue = as_completed(submit())
     for future in queue:
         number, task = places.pop(future)
         result = _outcome(future, number, client)
         future.release()
-        for other in submit(1):
+        for other in submit():
             queue.add(other)
         yield number, task, result
+
+
+def _threads(client: Client) -> dict[str, int]:
+    try:
+        return dict(client.nthreads())
+    except OSError:
+        raise _scheduler_lost() from None
+
+
+def _scheduler_lost() -> ResourceError:
+    return ResourceError("the Dask scheduler is lost; finished blocks are kept: run the same command again")
 
 
 def _outcome(future: Any, number: int, client: Client) -> Any | Failed:
@@ -317,9 +299,7 @@ def _outcome(future: Any, number: int, client: Client) -> Any | Failed:
         raise _out_of_memory() from None
     except (Exception, CancelledError) as error:
         if client.status != "running" or isinstance(error, CancelledError):
-            raise ResourceError(
-                "the Dask scheduler is lost; finished blocks are kept: run the same command again"
-            ) from None
+            raise _scheduler_lost() from None
         log.warning("task %d failed: %s", number, _say(error))
         return Failed(number, _say(error))
 

@@ -199,6 +199,10 @@ class LocalFolder(Folder):
 
     path: Path
 
+    def __reduce__(self) -> tuple[type[LocalFolder], tuple[Path]]:
+        # Workers have other working folders.
+        return LocalFolder, (self.path.absolute(),)
+
     def __str__(self) -> str:
         return str(self.path)
 

@@ -19,9 +19,10 @@ from odc.geo.xr import xr_coords
 
 from stfgan_xr import store
 from stfgan_xr.brackets import FILL_DAYS, DatasetSeries, Interval, intervals, reach_cells, series, spectra
+from stfgan_xr.days import describe as describe_days
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError, ResourceError
-from stfgan_xr.grid import Window, coarse_grid, ratio_of, tile_step
+from stfgan_xr.grid import Window, coarse_grid, describe, ratio_of, tile_step
 from stfgan_xr.predictors import (
     Prediction,
     Predictor,
@@ -33,6 +34,7 @@ from stfgan_xr.predictors import (
     wants_archive,
 )
 from stfgan_xr.predictors.uncertainty import SHARES, Calibrated, Uncertainty, calibrated
+from stfgan_xr.rendering import as_table
 from stfgan_xr.sensors import FILL, SCALE, from_reflectance, to_reflectance
 
 AGE_CLASSES = (0, 4, 8, 16, 32, 64)
@@ -353,6 +355,22 @@ class Job:
     layout: store.Layout
     options: Options
 
+    def _repr_html_(self) -> str:
+        layout, halo = self.layout, self.predictor.halo
+        count = sum(1 for _ in layout.blocks())
+        return as_table(
+            f"Fusion by {type(self.predictor).__name__}",
+            {
+                "grid": describe(layout.grid),
+                "days": describe_days(layout.days),
+                "variables": ", ".join(layout.variables),
+                "blocks": f"{count} of {layout.tile} x {layout.tile} pixels and {layout.run} days",
+                "halo": f"{halo.fine} pixels, {halo.coarse} cells, {halo.days} days",
+                "result": f"{layout.size() / 1e6:,.1f} MB before compression",
+                "memory of a worker": f"about {self.memory() / 2**30:.1f} GiB",
+            },
+        )
+
     def ready(self) -> Job:
         """With the global part of the method fitted to a sample of the whole area, if it has one: that reads pixels."""
         return replace(self, predictor=_fitted(self.predictor, self.landsat))
@@ -485,6 +503,7 @@ def fuse(
     bracket_days: int = 64,
     keep_observed: bool = True,
     uncertainty: bool = False,
+    residuals: bool = True,
     tile: int = 1024,
     run: int = 32,
 ) -> xr.Dataset:
@@ -507,8 +526,11 @@ def fuse(
         A clear observation of the day itself is the product there; off, every pixel is predicted.
     uncertainty
         With the standard deviation of every pixel.
+    residuals
+        With ``residual_<band>``. They lie on the coarse grid, so cutting ``x`` and ``y`` does not cut them: without
+        them a window costs just the blocks that it touches.
     tile, run
-        Pixels along a block and days of a block.
+        Pixels along a block and days of a block. A block is computed whole: small ones answer quickly.
 
     Returns
     -------
@@ -531,4 +553,6 @@ def fuse(
         landsat, modis, predictor, days,
         bracket_days=bracket_days, keep_observed=keep_observed, uncertainty=uncertainty, tile=tile, run=run,
     ).lazy()  # fmt: skip
+    if not residuals:
+        fused = fused.drop_dims(("yc", "xc"))
     return fused.assign_coords(aoi=landsat["aoi"]) if "aoi" in landsat.coords else fused

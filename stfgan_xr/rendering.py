@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -125,3 +126,13 @@ def shade(image: Image, stretch: tuple[float, float]) -> Image:
         shown = shown.repeat(3, axis=-1)
     shown[np.isnan(image).any(axis=0)] = HOLE
     return np.asarray(shown, np.float32)
+
+
+def as_table(title: str, rows: Mapping[str, object]) -> str:
+    """What a notebook shows of an object: its title, and names with values, all escaped.
+
+    >>> as_table("Job", {"bands": "<red>"})
+    '<table><caption>Job</caption><tr><th>bands</th><td>&lt;red&gt;</td></tr></table>'
+    """
+    lines = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows.items())
+    return f"<table><caption>{html.escape(title)}</caption>{''.join(lines)}</table>"

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stfgan_xr import errors, fusion, store
+from stfgan_xr.brackets import reach_cells
 from stfgan_xr.fusion import Quality
 from stfgan_xr.grid import Window
 from stfgan_xr.predictors import Bracket
@@ -237,3 +238,47 @@ def test_inputs_are_checked_against_each_other() -> None:
         fusion.fuse(scene.landsat, scene.modis, make("delta", scene.bands), [])
     with pytest.raises(errors.InputError, match="no georeference"):
         fusion.fuse(scene.landsat.drop_vars(["spatial_ref", "x", "y"]), scene.modis, make("delta", scene.bands))
+
+
+def test_a_window_of_a_lazy_cube_computes_just_the_blocks_that_it_touches(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, asked, real = Scene(height=128, width=128), list[Window](), fusion.fuse_block
+
+    def counted(landsat: object, modis: object, predictor: object, window: Window, *more: object) -> object:
+        asked.append(window)
+        return real(landsat, modis, predictor, window, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fusion, "fuse_block", counted)
+    targets = [day(n) for n in range(8, 24)]
+    lazy = fusion.fuse(scene.landsat, scene.modis, make("delta", scene.bands), targets, tile=64, run=4, residuals=False)
+    assert not asked
+    one = lazy.isel(time=7, x=slice(0, 32), y=slice(64, 70)).compute()
+    assert asked == [Window(64, 128, 0, 64)]  # once for all variables
+    asked.clear()
+    lazy[["red", "nir", "qa"]].isel(time=7, x=slice(60, 68), y=slice(60, 68)).compute()
+    assert len(asked) == 4
+    asked.clear()
+    lazy.nir.isel(x=3, y=100).compute()  # a pixel through time: a tile's four runs of days
+    assert asked == [Window(64, 128, 0, 64)] * 4
+    xr.testing.assert_identical(one, lazy.compute().isel(time=7, x=slice(0, 32), y=slice(64, 70)))
+
+
+def test_a_window_of_a_lazy_cube_reads_just_the_imagery_around_it() -> None:
+    scene, read = Scene(height=64, width=1024, cloud=0, gap=0), list[tuple[int, ...]]()
+
+    def noted(values: np.ndarray, block_info: dict[int, dict[str, tuple[int, ...]]]) -> np.ndarray:
+        read.append(tuple(block_info[0]["chunk-location"]))
+        return values
+
+    chunked = scene.landsat.chunk(time=1, y=64, x=64)
+    landsat = chunked.assign(
+        {name: (("time", "y", "x"), chunked[name].data.map_blocks(noted, dtype=chunked[name].dtype, meta=np.array((), chunked[name].dtype))) for name in chunked}
+    )  # fmt: skip
+    lazy = fusion.fuse(landsat, scene.modis, make("delta", scene.bands), [day(19)], tile=64, bracket_days=9)
+    read.clear()
+    lazy.nir.isel(time=0, x=slice(320, 340)).compute()
+    assert read
+    times, _, columns = (set(axis) for axis in zip(*read, strict=True))
+    reach = reach_cells(make("delta", scene.bands).halo, 16) * 16
+    assert columns == set(range((320 - reach) // 64, -(-(384 + reach) // 64)))
+    assert len(columns) < 8
+    assert times == {1, 2, 3, 4}  # days 11, 12, 19 and 27

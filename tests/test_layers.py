@@ -48,7 +48,19 @@ LAYERS: dict[str, int] = {
     ),
     **dict.fromkeys(("load", "predictors", "brackets", "datasets", "benchmarks", "simulate", "overviews", "stac"), 2),
     **dict.fromkeys(
-        ("continuity", "fusion", "cluster", "plots", "evaluation", "reporting", "export", "summary", "pages", "viewer"),
+        (
+            "continuity",
+            "fusion",
+            "deployments",
+            "cluster",
+            "plots",
+            "evaluation",
+            "reporting",
+            "export",
+            "summary",
+            "pages",
+            "viewer",
+        ),
         3,
     ),
     **dict.fromkeys(("samples", "learning", "gate", "state", "training"), 3),
@@ -59,7 +71,7 @@ WITHIN = {
     ("region", "grid"), ("region", "aoi"), ("harmonise", "errors"), ("harmonise", "sensors"), ("rendering", "errors"),
     ("catalog", "scenes"), ("rasters", "remote"), ("rasters", "hdf5"), ("inspection", "catalog"), ("inspection", "scenes"),
     # A bracket is described where predictors are; the series that predictors see come from brackets.
-    ("brackets", "predictors"), ("evaluation", "fusion"), ("export", "fusion"), ("summary", "fusion"), ("summary", "plots"), ("pages", "summary"), ("pages", "plots"),
+    ("brackets", "predictors"), ("cluster", "deployments"), ("evaluation", "fusion"), ("export", "fusion"), ("summary", "fusion"), ("summary", "plots"), ("pages", "summary"), ("pages", "plots"),
     ("viewer", "fusion"), ("reporting", "evaluation"), ("benchmarks", "datasets"),
     # Training in its parts.
     ("training", "learning"), ("training", "samples"), ("training", "gate"), ("learning", "samples"), ("gate", "samples"),
@@ -69,7 +81,7 @@ ONLY = {
     "obstore": {"files"}, "pystac": {"catalog", "stac"}, "pystac_client": {"catalog"}, "rasterio": {"rasters", "cogs"}, "h5py": {"hdf5"},
     "zarr": {"store"},
     "safetensors": {"checkpoint"}, "stackstac": {"load"}, "matplotlib": {"plots"}, "bokeh": {"viewer"},
-    "distributed": {"cluster"}, "dask_cuda": {"cluster"}, "dask_jobqueue": {"cluster"},
+    "distributed": {"cluster", "deployments"}, "dask_cuda": set(), "dask_jobqueue": set(), "dask_gateway": set(), "dask_kubernetes": set(),
     "torch": {"predictors", "cluster", "samples", "learning", "gate", "training"},
     "typer": set(), "rich": set(), "click": set(),
 }  # fmt: skip

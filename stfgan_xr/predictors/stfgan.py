@@ -195,6 +195,10 @@ class STFGAN:
         wanted = kind == "cuda" if self.dtype == "auto" else self.dtype == "bfloat16"
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted)
 
+    def warm(self) -> None:
+        """Load the weights now, so that the first block does not wait for them."""
+        self._loaded()
+
     def _loaded(self) -> Network:
         return _network(self.path, self.sha256, self._device)
 

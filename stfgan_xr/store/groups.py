@@ -97,7 +97,7 @@ def opened(folder: Folder, read_only: bool) -> Store:
     if isinstance(folder, ObjectFolder):
         return Objects(folder, read_only=read_only)
     assert isinstance(folder, LocalFolder)
-    return LocalStore(folder.path, read_only=read_only)
+    return LocalStore(folder.path.absolute(), read_only=read_only)  # it travels to workers with other working folders
 
 
 def open_group(folder: Folder) -> zarr.Group:

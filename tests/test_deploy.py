@@ -1,0 +1,134 @@
+"""The files of deploy/ are what their systems take: Kubernetes' schemas, hadolint, Dask's options, the commands' options."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.test_docs import options
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+
+
+def program(name: str) -> str:
+    """A program of the environment; skips where it is not installed."""
+    found = Path(sys.executable).with_name(name)
+    if not found.exists():
+        pytest.skip(f"{name} is not installed ([dev])")
+    return str(found)
+
+
+def cronjob() -> dict[str, Any]:
+    return dict(yaml.safe_load((DEPLOY / "cronjob.yaml").read_text()))
+
+
+def validated(path: Path) -> subprocess.CompletedProcess[str]:
+    command = [program("kubernetes-validate"), "--strict", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+
+
+def test_the_cronjob_is_what_kubernetes_takes(tmp_path: Path) -> None:
+    done = validated(DEPLOY / "cronjob.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    # What judges it sees an error.
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text((DEPLOY / "cronjob.yaml").read_text().replace("concurrencyPolicy:", "concurrency:"))
+    assert validated(wrong).returncode != 0
+
+
+def test_the_cronjob_runs_a_command_of_the_project_and_knows_its_exit_codes() -> None:
+    spec = cronjob()["spec"]["jobTemplate"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    module, *given = container["args"][1:]
+    assert {word for word in given if word.startswith("--")} <= options(module)
+    (rule, _) = spec["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    from stfgan_xr.errors import InputError, NothingToDo
+
+    assert rule["onExitCodes"]["values"] == [InputError.exit_code, NothingToDo.exit_code]
+
+
+def test_the_dockerfile_is_good_style() -> None:
+    done = subprocess.run(
+        [program("hadolint"), str(DEPLOY / "Dockerfile")], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_dockerfile_copies_what_the_package_needs_and_nothing_that_is_not_there() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    copied = {name for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for name in line.split()}
+    root = DEPLOY.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    packages = {name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    assert copied == packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
+    assert all((root / name).exists() for name in copied)
+    kept = re.findall(r"^!(.*)$", (DEPLOY / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
+    assert set(kept) == copied
+    (extras,) = re.findall(r"^ARG EXTRAS=(.*)$", text, re.MULTILINE)
+    assert set(extras.split(",")) <= project["project"]["optional-dependencies"].keys()
+
+
+def test_the_options_for_batch_systems_are_those_that_dask_jobqueue_knows() -> None:
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    given = yaml.safe_load((DEPLOY / "jobqueue.yaml").read_text())["jobqueue"]["slurm"]
+    with (Path(jobqueue.__file__).parent / "jobqueue.yaml").open() as file:
+        known = yaml.safe_load(file)["jobqueue"]["slurm"]
+    assert given.keys() <= known.keys()
+    import dask
+
+    with dask.config.set({"jobqueue.slurm": known | given}):
+        script = jobqueue.slurm.SLURMJob("tcp://127.0.0.1:8786", name="w").job_script()
+    assert "#SBATCH --cpus-per-task=4" in script
+    assert "--nworkers 4" in script
+    assert "--lifetime 220m" in script
+
+
+def test_the_job_file_is_shell_and_names_options_that_are_there() -> None:
+    path = DEPLOY / "fuse.sbatch"
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    lines = re.findall(r"^#   (sbatch .*)$", path.read_text(), re.MULTILINE)
+    assert lines
+    for line in lines:
+        after = shlex.split(line.replace("...", "")).index("deploy/fuse.sbatch") + 1
+        assert {word for word in shlex.split(line)[after:] if word.startswith("--")} <= options("pipelines.fuse")
+
+
+@pytest.mark.timeout(300)
+def test_the_flow_tries_again_what_may_help_and_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("prefect", reason="prefect is not installed")
+    # In place of the interpreter: it notes that it was started, and ends with a code.
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho started >>"$STARTS"\nexit "$CODE"\n')
+    python.chmod(0o755)
+    code = """
+import os
+import sys
+
+sys.path.insert(0, sys.argv[1])
+import prefect_flow as flow
+
+sys.executable = sys.argv[2]
+flow.fuse.retry_delay_seconds = [0, 0, 0]
+for number in ("0", "2", "3", "4"):
+    os.environ |= {"CODE": number, "STARTS": f"starts-{number}"}
+    print("ended", number, flow.nightly(["--dates", "P30D"], return_state=True).type.value)
+"""
+    patient = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "100", "PREFECT_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(DEPLOY), str(python)], capture_output=True, text=True, check=False, timeout=280,
+        env=os.environ | patient, cwd=tmp_path,
+    )  # fmt: skip
+    ends = dict(re.findall(r"^ended (\d) (\w+)", done.stdout, re.MULTILINE))
+    assert ends == {"0": "COMPLETED", "2": "FAILED", "3": "COMPLETED", "4": "FAILED"}, done.stderr
+    starts = {number: len((tmp_path / f"starts-{number}").read_text().splitlines()) for number in ends}
+    assert starts == {"0": 1, "2": 1, "3": 1, "4": 4}
