@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +13,20 @@ import typer
 import xarray as xr
 
 from pipelines.console import main, out, track
-from pipelines.imagery import AREA, COARSE_TILE, RUN, Source, make_request, open_source, tile_of
+from pipelines.imagery import (
+    AREA,
+    COARSE_RUN,
+    COARSE_TILE,
+    RUN,
+    Source,
+    make_request,
+    open_source,
+    recorded_days,
+    tile_of,
+    with_days,
+)  # fmt: skip
 from pipelines.limits import check_disk
-from stfgan_xr import overviews, store
+from stfgan_xr import overviews, scenes, store
 from stfgan_xr.cluster import ATTEMPTS, Failed, connect, cores, run
 from stfgan_xr.errors import IncompleteError, InputError
 from stfgan_xr.files import Folder, as_folder
@@ -28,7 +39,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-COARSE_RUN = 16
 BLOCK_MINUTES = 240.0
 """Generous: a large block of a wide network on a few slow cores is no task that hangs."""
 WHAT, IMAGERY, METHOD, RUNNING = "What", "Imagery", "Method", "Running"
@@ -39,7 +49,11 @@ Aoi = Annotated[
 ]
 Dates = Annotated[
     str | None,
-    typer.Option(help="Days: one, START/END (both included), START/END/P8D, or a comma list.", rich_help_panel=WHAT),
+    typer.Option(
+        help="Days: one, START/END (both included), START/END/P8D, a comma list, or P30D: the last thirty days that "
+        "have MODIS, and on later nights those that came since.",
+        rich_help_panel=WHAT,
+    ),
 ]
 CatalogName = Annotated[
     str | None, typer.Option("--catalog", help="Catalog name, or path of a catalog's TOML.", rich_help_panel=IMAGERY)
@@ -137,6 +151,7 @@ def cube_layouts(source: Source) -> dict[str, tuple[xr.Dataset, store.Layout]]:
     coarse_tile = store.tile_for((int(coarse.shape[0]), int(coarse.shape[1])), 1, COARSE_TILE)
     tile = tile_of(source.grid, source.ratio)
     fine = store.dataset_layout(source.landsat, source.grid, source.bands, tile=tile, run=1)
+    fine = replace(fine, void=source.void)
     modis = store.dataset_layout(source.modis, coarse, source.bands, tile=coarse_tile, run=COARSE_RUN)
     return {"landsat.zarr": (source.landsat, fine), "modis.zarr": (source.modis, modis)}
 
@@ -161,12 +176,15 @@ class Crew:
         Of the run folder, without which nothing more is written.
     failed
         Blocks that were given up, by cube.
+    changes
+        What was written, by cube.
     """
 
     client: Client | None = None
     minutes: float | None = None
     lease: Lease | None = None
     failed: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def refuse_failed(self, folder: Folder) -> None:
         """Raise :class:`IncompleteError` if blocks were given up."""
@@ -193,20 +211,86 @@ def write_blocks(
             crew.failed[name] = failed
 
 
+def _inputs(source: Source, name: str, layout: store.Layout) -> dict[str, dict[str, str]]:
+    """By block and day what the block is made from: a digest of the scenes that touch it."""
+    from stfgan_xr.load import footprint
+
+    if name not in source.scenes:
+        return {block.name: {} for block in layout.blocks()}
+    bounds = {scene: footprint(scene, layout.grid) for day in layout.days for scene in source.scenes[name].get(day, ())}
+    found = {}
+    for block in layout.blocks():
+        box = layout.grid[block.window.slices].boundingbox
+        made = {}
+        for day in layout.days[block.first : block.last]:
+            touching = [s for s in source.scenes[name].get(day, ()) if (b := bounds[s]) and _overlap(b, box.bbox)]
+            if touching:
+                made[day.isoformat()] = scenes.digest(touching, source.treated.get(day, ""))
+        found[block.name] = made
+    return found
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def changes_of(before: dict[str, dict[str, Any]], inputs: dict[str, dict[str, str]], pending: Any) -> dict[str, Any]:
+    """What a cube of imagery is given, for ``run.json``: days added, of them those that came late, days that became
+    others, and those whose scenes are gone.
+
+    Parameters
+    ----------
+    before
+        The records that were there, by block.
+    inputs
+        What each block is made from now.
+    pending
+        The blocks that are written.
+    """
+    known = {day for record in before.values() for day in record.get("inputs", {})}
+    added, changed, gone = set[str](), set[str](), set[str]()
+    for block in pending:
+        old, new = before.get(block.name, {}).get("inputs", {}), inputs[block.name]
+        added |= new.keys() - known
+        changed |= {day for day in (new.keys() | old.keys()) & known if new.get(day) != old.get(day)}
+    everything = {day for made in inputs.values() for day in made}
+    gone = {day for day in known if day not in everything}
+    last = max(known, default="")
+    found = {
+        "added": sorted(added), "late": sorted(day for day in added if day < last), "changed": sorted(changed - gone),
+        "withdrawn": sorted(gone),
+    }  # fmt: skip
+    return {"blocks": len(pending), "of": len(inputs), **{key: days for key, days in found.items() if days}}
+
+
+def records_of(path: Folder) -> dict[str, dict[str, Any]]:
+    """The records of a cube by block; of a cube that is not there, or whose records are damaged, none."""
+    try:
+        return {record["block"]: record for record in store.records(path)} if store.is_there(path) else {}
+    except IncompleteError:
+        return {}
+
+
 def write_cubes(source: Source, folder: Folder, crew: Crew) -> dict[str, dict[str, Any]]:
-    """Write what is missing of both cubes and seal them; their states.
+    """Write what is missing of both cubes, or made from scenes that are others now, and seal them; their states.
 
     Raises
     ------
     IncompleteError
         If blocks were given up; all others are written.
     """
-    identity = {"origin": source.origin}
+    identity: dict[str, Any] = {
+        key: source.origin[key] for key in ("catalog", "coarse_catalog", "pairs") if key in source.origin
+    }
     regions = {"landsat.zarr": source.region, "modis.zarr": source.cells}
     for name, (dataset, layout) in cube_layouts(source).items():
-        path = folder / name
-        pending = store.prepare(path, layout, identity, region=regions[name])
-        write_blocks(name, store.write_tasks(dataset, path, layout, pending), pending, layout, crew)
+        path, inputs = folder / name, _inputs(source, name, layout)
+        before = records_of(path)
+        stale = [block for block, record in before.items() if record.get("inputs") != inputs.get(block)]
+        pending = store.prepare(path, layout, identity, region=regions[name], stale=stale)
+        crew.changes[name] = changes_of(before, inputs, pending)
+        tasks = store.write_tasks(dataset, path, layout, pending, inputs)
+        write_blocks(name, tasks, pending, layout, crew)
     crew.refuse_failed(folder)
     return {name: store.seal(folder / name) for name in regions}
 
@@ -293,10 +377,14 @@ def command(
     folder.check()
     with held(folder) as lease:
         document = check_folder(folder, request.identity(), overwrite)
+        fused = "method" in document.get("request", {})
+        request = with_days(request, document)
+        if fused and (request.period or request.days != recorded_days(document)):
+            raise InputError(f"{folder} holds a fusion, which pipelines.fuse gives more days; choose another --out")
         source = open_source(request, folder)
-        if not document or "failed" in document:
+        if not fused or "failed" in document:
             facts = {"request": request.identity(), "versions": versions(), "status": "cubes"}
-            document = facts | source.origin
+            document = facts | {"dates": [day.isoformat() for day in request.days]} | source.origin
             folder.write_json(RUN, document)
         days = f"{len(source.landsat.time)} Landsat days, {len(source.modis.time)} MODIS days"
         out.print(f"grid: {describe(source.grid)}; {days}")

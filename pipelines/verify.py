@@ -14,7 +14,7 @@ import typer
 
 from pipelines import cubes, fuse
 from pipelines.console import main, out, track
-from pipelines.imagery import RUN, Request, open_source, read_area
+from pipelines.imagery import RUN, Request, are_of, open_source, read_area
 from stfgan_xr import store
 from stfgan_xr.cluster import connect, cores
 from stfgan_xr.errors import IncompleteError, InputError
@@ -115,8 +115,10 @@ def repair(folder: Folder, document: dict[str, Any], crew: cubes.Crew) -> None:
     """
     if document["status"] not in ("complete", "cubes"):
         raise IncompleteError(f"{folder} is unfinished; what was damaged is taken back: run its own command again")
+    if not are_of(folder, document):
+        raise IncompleteError(f"{folder} was being given more imagery when it was killed: run its own command again")
     try:
-        request = Request.recorded(document["request"], read_area(folder))
+        request = Request.recorded(document, read_area(folder))
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{folder / RUN} does not say all of the request; run the same command again") from None
     source = open_source(request, folder)
