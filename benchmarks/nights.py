@@ -266,7 +266,8 @@ def one_night(feed: Feed, night: int, run: Path, kill: int | None) -> dict[str, 
     told = json.loads((run / "run.json").read_text())["nights"][-1]
     return {
         "night": night, "newest": feed.newest(night).isoformat(), "events": feed.events.get(night, []),
-        "killed": killed, "differences": differences(run, scratch), "blocks": len(now["fused.zarr"]), "written": len(written),
+        "killed": killed, "differences": differences(run, scratch),
+        "blocks": len(now["fused.zarr"]), "written": len(written),
         "had_to": len(had_to), "missed": len(had_to - written), "needless": len(written - had_to),
         "landsat_written": len(landsat), "landsat_blocks": len(now["landsat.zarr"]),
         "modis_written": len(modis), "modis_blocks": len(now["modis.zarr"]),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import xarray as xr
 
-from pipelines.console import main, out, track
+from pipelines.console import Log, main, out, track
 from pipelines.imagery import (
     AREA,
     COARSE_RUN,
@@ -201,6 +201,8 @@ def write_blocks(
     name: str, tasks: Iterable[Any], pending: Sequence[store.Block], layout: store.Layout, crew: Crew, label: str = ""
 ) -> None:
     """Run the tasks of a cube's blocks and show how far they are; those that are given up are noted."""
+    if not pending:
+        return
     failed = list[dict[str, str]]()
     results = run(tasks, crew.client, crew.minutes)
     for result in track(label or name, results, len(pending), megapixels(layout)):
@@ -367,6 +369,7 @@ def command(
     scheduler: Scheduler = None,
     block_minutes: BlockMinutes = BLOCK_MINUTES,
     overwrite: Overwrite = False,
+    log: Log = "text",
 ) -> None:
     """Find Landsat and MODIS of an area and days and write them as Zarr cubes; the same command again resumes."""
     request = make_request(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines import cubes, updates
-from pipelines.console import Steps, err, main, out
+from pipelines.console import Log, Steps, err, main, out
 from pipelines.imagery import RUN, Request, Source, make_request, open_source, recorded_days, with_days
 from pipelines.limits import check_disk, check_memory, size
 from pipelines.summary import REPORT, write_report
@@ -434,6 +434,7 @@ def command(
         ),
     ] = False,
     overwrite: cubes.Overwrite = False,
+    log: Log = "text",
 ) -> None:
     """Fuse Landsat and MODIS into a Landsat-like image of every day of an area.
 

@@ -111,8 +111,8 @@ def stale_blocks(
         elif found := touching(record["reads"], job.reads(block), changes):
             suspects[block] = found
     stale, blocks = dict[str, list[str]](), list(suspects)
-    results = run_tasks(job.lineage_tasks(blocks), crew.client, crew.minutes)
-    for notes in track("comparing", results, len(blocks), megapixels(job.layout)):
+    results = run_tasks(job.lineage_tasks(blocks), crew.client, crew.minutes) if blocks else ()
+    for notes in track("comparing", results, len(blocks), megapixels(job.layout)) if blocks else ():
         if crew.lease is not None:
             crew.lease.check()
         if isinstance(notes, Failed):
@@ -177,13 +177,11 @@ def _imagery(name: str, changes: Mapping[str, Any]) -> str:
 def say_night(document: Mapping[str, Any]) -> None:
     """Say what was added, what was made again and why, and what may still change."""
     fused, provisional = document["fused.zarr"], document["provisional"]
-    out.print(f"days: {_span(fused['added'])} added" if "added" in fused else "days: as before")
-    for cube, name in NAMES.items():
-        out.print(_imagery(name, document[f"{cube}.zarr"]))
+    lines = [f"days: {_span(fused['added'])} added" if "added" in fused else "days: as before"]
+    lines += [_imagery(name, document[f"{cube}.zarr"]) for cube, name in NAMES.items()]
     why = ", ".join(f"{count} for {NAMES.get(reason, reason)}" for reason, count in fused["why"].items())
-    out.print(
-        f"fused: {fused['blocks']} of {fused['of']} blocks written" + (f" ({why})" if why else "")
-        + (f", {fused['compared']} compared with their input" if fused["compared"] else "")
-    )  # fmt: skip
+    compared = f", {fused['compared']} compared with their input" if fused["compared"] else ""
+    lines.append(f"fused: {fused['blocks']} of {fused['of']} blocks written{f' ({why})' if why else ''}{compared}")
     if provisional:
-        out.print(f"provisional: {_span(provisional)}, made again when a later Landsat day comes")
+        lines.append(f"provisional: {_span(provisional)}, made again when a later Landsat day comes")
+    out.tell(lines, {"night": document})

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines import cubes, fuse
-from pipelines.console import main, out, track
+from pipelines.console import Log, main, out, track
 from pipelines.imagery import RUN, Request, are_of, open_source, read_area
 from stfgan_xr import store
 from stfgan_xr.cluster import connect, cores
@@ -143,6 +143,7 @@ def command(
         bool, typer.Option("--repair", help="Make again what is missing or damaged, and just that.")
     ] = False,
     workers: cubes.Workers = None,
+    log: Log = "text",
 ) -> None:
     """Check every chunk of a run's cubes against its record.
 
