@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.survival import NAMES, Plan, Trap
+from benchmarks.survival import NAMES, SERVER, Plan, Trap
 from pipelines.console import main, out
 from stfgan_xr import store
 from stfgan_xr.files import write_json
@@ -36,6 +36,9 @@ from stfgan_xr.simulate import World, ensure_world
 HERE = Path(__file__).parent
 RESULTS, DOCUMENT = HERE / "nights.json", HERE / "nights.md"
 LANDSAT, MODIS = "landsat-c2-l2", "modis-43A4-061"
+SERVER.set_forkserver_preload(
+    ["benchmarks.survival", "stfgan_xr.load", "stfgan_xr.catalog", "stfgan_xr.predictors.simple"]
+)
 STEP, FIRST, AHEAD = 3, 30, 5
 """Days between two nights, days of the first one, and days that Landsat is ahead of MODIS."""
 OPTIONS = ("--bands", "red", "--method", "delta", "--bracket-days", "32", "--tile", "64", "--no-report")

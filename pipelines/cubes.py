@@ -220,14 +220,17 @@ def _inputs(source: Source, name: str, layout: store.Layout) -> dict[str, dict[s
     if name not in source.scenes:
         return {block.name: {} for block in layout.blocks()}
     bounds = {scene: footprint(scene, layout.grid) for day in layout.days for scene in source.scenes[name].get(day, ())}
-    found = {}
+    found, known = dict[str, dict[str, str]](), dict[tuple[Any, ...], str]()
     for block in layout.blocks():
         box = layout.grid[block.window.slices].boundingbox
         made = {}
         for day in layout.days[block.first : block.last]:
             touching = [s for s in source.scenes[name].get(day, ()) if (b := bounds[s]) and _overlap(b, box.bbox)]
             if touching:
-                made[day.isoformat()] = scenes.digest(touching, source.treated.get(day, ""))
+                key = day, *(scene.id for scene in touching)  # most tiles see the same ones
+                if key not in known:
+                    known[key] = scenes.digest(touching, source.treated.get(day, ""))
+                made[day.isoformat()] = known[key]
         found[block.name] = made
     return found
 

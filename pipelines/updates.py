@@ -31,7 +31,9 @@ Versions = dict[str, dict[str, list[str]]]
 def _versions(run: Folder) -> dict[str, dict[str, str]]:
     """The digest of each block of the imagery; of one without a clear pixel, which nobody uses, an empty one."""
     return {
-        cube: {name: record["sha256"] if record["clear"] else "" for name, record in records_of(run / file).items()}
+        cube: {
+            name: record["sha256"] if record.get("clear", 1) else "" for name, record in records_of(run / file).items()
+        }
         for cube, file in (("landsat", "landsat.zarr"), ("modis", "modis.zarr"))
     }
 
