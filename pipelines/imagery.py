@@ -383,8 +383,8 @@ def _recorded(folder: Folder) -> dict[str, Any]:
 
 def are_of(folder: Folder, document: Mapping[str, Any]) -> bool:
     """Whether the items of a folder are those that its run.json was written for: a search that was killed is not."""
-    stated = document.get("items", {}).get("sha256")
-    return stated is None or hashlib.sha256(folder.read(ITEMS) or b"").hexdigest() == stated
+    stated, content = document.get("items", {}).get("sha256"), folder.read(ITEMS)
+    return stated is None or content is None or hashlib.sha256(content).hexdigest() == stated
 
 
 def _kept(request: Request, folder: Folder, key: str) -> Any:

@@ -25,7 +25,7 @@ from benchmarks import nights
 from pipelines import fuse, imagery, updates, verify
 from stfgan_xr import brackets, errors, lineage, store
 from stfgan_xr.days import to_number
-from stfgan_xr.files import as_folder
+from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.fusion import NO_AGE, Quality
 from stfgan_xr.grid import Halo, Window
 from stfgan_xr.sensors import Observation
@@ -124,7 +124,7 @@ def test_an_unknown_kind_of_log_is_refused(catalog: str, tmp_path: Path, run: Co
 # ---------------------------------------------------------------- a cube whose days come in any order
 
 
-def _cube(path: Path, days: list[int], void: tuple[int, ...] = ()) -> None:
+def _cube(path: store.Where, days: list[int], void: tuple[int, ...] = ()) -> None:
     variables = store.observation_variables(("red",))
     layout = store.Layout(grid(32, 32), tuple(day(n) for n in days), variables, 32, 1)
     for block in store.prepare(path, replace(layout, void=tuple(day(n) for n in void)), {}):
@@ -134,16 +134,16 @@ def _cube(path: Path, days: list[int], void: tuple[int, ...] = ()) -> None:
     store.seal(path)
 
 
-def test_late_days_are_read_in_order_and_void_ones_not_at_all(tmp_path: Path) -> None:
-    _cube(tmp_path / "a.zarr", [1, 5, 9])
-    _cube(tmp_path / "a.zarr", [1, 5, 9, 3, 12], void=(5,))
-    _cube(tmp_path / "b.zarr", [1, 3, 9, 12])
-    found = store.open_counts(tmp_path / "a.zarr")
+def test_late_days_are_read_in_order_and_void_ones_not_at_all(folder: Folder) -> None:
+    _cube(folder / "a.zarr", [1, 5, 9])
+    _cube(folder / "a.zarr", [1, 5, 9, 3, 12], void=(5,))
+    _cube(folder / "b.zarr", [1, 3, 9, 12])
+    found = store.open_counts(folder / "a.zarr")
     assert [str(moment)[:10] for moment in found.time.values] == [day(n).isoformat() for n in (1, 3, 9, 12)]
     assert found.red[:, 0, 0].values.tolist() == [1, 3, 9, 12]
     assert found.red.isel(time=slice(1, 3), x=5, y=5).values.tolist() == [3, 9]
-    assert store.content_digest(tmp_path / "a.zarr") == store.content_digest(tmp_path / "b.zarr")
-    assert store.check(tmp_path / "a.zarr") == []
+    assert store.content_digest(folder / "a.zarr") == store.content_digest(folder / "b.zarr")
+    assert store.check(folder / "a.zarr") == []
 
 
 def test_a_reader_that_opens_a_cube_as_it_begins_to_grow_is_told(
