@@ -285,7 +285,7 @@ def count(nights: int, size: int, seed: int, folder: Path) -> dict[str, Any]:
     feed, found = make_feed(folder / "world", nights, size, seed), list[dict[str, Any]]()
     draw = random.Random(seed)
     for night in range(nights):
-        kill = draw.randint(5, 60) if night % 2 else None
+        kill = draw.randint(5, 30) if night % 2 else None
         found.append(one_night(feed, night, folder / "run", kill))
         out.print(json.dumps(found[-1]), highlight=False, soft_wrap=True)
     return {"nights": found, "sums": sums(found[1:]), "size": size, "seed": seed}

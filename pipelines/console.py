@@ -42,7 +42,7 @@ class Said(Console):
     def tell(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
         """Print some lines; as JSON they are one, with facts."""
         for line in ["; ".join(lines)] if self.json else lines:
-            self.print(line, facts=facts, markup=False)
+            self.print(line, facts=facts, markup=False, soft_wrap=True)
 
 
 def to_line(level: str, message: str, facts: Mapping[str, Any]) -> str:

@@ -291,12 +291,17 @@ def _with_days(run: Run, document: dict[str, Any]) -> Run:
         If it cannot be given these, or its weights depend on what it holds.
     """
     request, stored = with_days(run.request, document), recorded_days(document)
-    if (request.period or (stored and stored != request.days)) and (run.adapt is not None or run.guard):
+    if stored and stored != request.days:
+        _refuse_choice(run)
+    return replace(run, request=request)
+
+
+def _refuse_choice(run: Run) -> None:
+    if run.adapt is not None or run.guard:
         raise InputError(
             "--adapt and --guard choose weights by what a run holds, which changes with each day that is added: train "
             "them once with pipelines.train and name them with --model"
         )
-    return replace(run, request=request)
 
 
 @dataclass(frozen=True)
@@ -465,6 +470,8 @@ def command(
     document = {} if overwrite else cubes.check_folder(folder, run.identity())
     if request.period is None:
         run = _with_days(run, document)
+    else:
+        _refuse_choice(run)
     if _finished(run, document):
         if report and folder.read(REPORT) is None and document["coverage"] > 0:
             write_report(folder)

@@ -29,12 +29,11 @@ Versions = dict[str, dict[str, list[str]]]
 
 
 def _versions(run: Folder) -> dict[str, dict[str, str]]:
-    """The digest of each block of the imagery; of one without a clear pixel, which nobody uses, an empty one."""
+    """The digest of each block of the imagery; of Landsat without a clear pixel, which nobody uses, an empty one."""
+    landsat, modis = (records_of(run / f"{cube}.zarr") for cube in NAMES)
     return {
-        cube: {
-            name: record["sha256"] if record.get("clear", 1) else "" for name, record in records_of(run / file).items()
-        }
-        for cube, file in (("landsat", "landsat.zarr"), ("modis", "modis.zarr"))
+        "landsat": {name: record["sha256"] if record.get("clear", 1) else "" for name, record in landsat.items()},
+        "modis": {name: record["sha256"] for name, record in modis.items()},
     }
 
 
@@ -61,7 +60,8 @@ def note_inputs(run: Folder, result: Folder) -> list[Change] | None:
         before = seen.get(cube, {})
         names = sorted({*before, *blocks})
         merged[cube] = {name: sorted({*before.get(name, [""]), blocks.get(name, "")}) for name in names}
-    result.write_json(INPUTS, merged)
+    if merged != seen:
+        result.write_json(INPUTS, merged)
     return list(_changes(run, merged))
 
 
