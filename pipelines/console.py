@@ -1,7 +1,8 @@
-"""What all commands share: one-line errors, exit codes, progress on a terminal and plain lines elsewhere."""
+"""What all commands share: one-line errors, exit codes, progress on a terminal and plain lines, or JSON, elsewhere."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -9,17 +10,83 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stfgan_xr.errors import ResourceError, StfganError
+from stfgan_xr.errors import InputError, ResourceError, StfganError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class Said(Console):
+    """A console that says the same as lines of JSON once :func:`choose_log` asks for them."""
+
+    json = False
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether bars and colours may be used."""
+        return not self.json and super().is_terminal
+
+    def print(self, *objects: Any, level: str = "info", facts: Mapping[str, Any] | None = None, **options: Any) -> None:
+        """Print a text; as JSON with a time, its level and further facts."""
+        if not self.json:
+            super().print(*objects, **options)
+            return
+        self.file.write(to_line(level, " ".join(map(str, objects)), facts or {}) + "\n")
+        self.file.flush()
+
+    def tell(self, lines: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """Print some lines; as JSON they are one, with facts."""
+        for line in ["; ".join(lines)] if self.json else lines:
+            self.print(line, facts=facts, markup=False, soft_wrap=True)
+
+
+def to_line(level: str, message: str, facts: Mapping[str, Any]) -> str:
+    """A line of a log as JSON.
+
+    >>> json.loads(to_line("info", "done", {"blocks": 3}))["blocks"]
+    3
+    """
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": now, "level": level, "message": " ".join(message.split()), **facts})
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return to_line(record.levelname.lower(), record.getMessage(), {"logger": record.name})
+
+
+def choose_log(kind: str) -> str:
+    """Speak as ``text``, or in lines of ``json``.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    if kind not in ("text", "json"):
+        raise InputError(f"--log {kind!r} is unknown; choose text or json")
+    Said.json = kind == "json"
+    if Said.json:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(_Lines())
+    return kind
+
+
+Log = Annotated[
+    str,
+    typer.Option(
+        "--log", callback=choose_log, is_eager=True, help="text, or json: one JSON object a line.",
+        rich_help_panel="Running",
+    ),
+]  # fmt: skip
+
+out = Said(highlight=False)
+err = Said(stderr=True, highlight=False, soft_wrap=True)
 
 INTERRUPTED, TERMINATED, UNEXPECTED = 130, 143, 1
 LINE_SECONDS = 10.0
@@ -28,7 +95,8 @@ LINES = 20
 
 
 def _complain(message: str) -> None:
-    err.print(f"error: {' '.join(message.split())}", style="red", markup=False)
+    text = " ".join(message.split())
+    err.print(text if Said.json else f"error: {text}", level="error", style="red", markup=False)
 
 
 class Terminated(BaseException):
@@ -98,6 +166,7 @@ def main(command: Any, then: str = "the same command resumes") -> None:
     then
         What to do after an interruption, as its message says it.
     """
+    Said.json = False
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry is a warning there; the last failure is ours
     signal.signal(signal.SIGTERM, _terminate)
@@ -147,7 +216,10 @@ def _lines(label: str, results: Iterable[Any], total: int, megapixels: float) ->
         if done == total or now - last > LINE_SECONDS:
             elapsed = max(now - started, 1e-3)
             left = elapsed / done * (total - done)
-            err.print(f"{label}: {done}/{total} blocks, {done * megapixels / elapsed:.3g} Mpx/s, {left:.0f} s left")
+            err.print(
+                f"{label}: {done}/{total} blocks, {done * megapixels / elapsed:.3g} Mpx/s, {left:.0f} s left",
+                facts={"what": label, "blocks": done, "of": total, "seconds_left": round(left)},
+            )
             last = now
         yield result
 

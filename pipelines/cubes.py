@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import xarray as xr
 
-from pipelines.console import err, main, out, track
-from pipelines.imagery import AREA, COARSE_TILE, RUN, Source, make_request, open_source, tile_of
+from pipelines.console import Log, err, main, out, track
+from pipelines.imagery import (
+    AREA,
+    COARSE_RUN,
+    COARSE_TILE,
+    RUN,
+    Source,
+    make_request,
+    open_source,
+    recorded_days,
+    tile_of,
+    with_days,
+)  # fmt: skip
 from pipelines.limits import check_disk
-from stfgan_xr import overviews, store
+from stfgan_xr import overviews, scenes, store
 from stfgan_xr.cluster import ATTEMPTS, Failed, connect, cores, memory_left, run
 from stfgan_xr.deployments import KINDS, make_fit, model_sent, versions
 from stfgan_xr.errors import IncompleteError, InputError
@@ -31,7 +42,6 @@ if TYPE_CHECKING:
     from stfgan_xr.fusion import Job
 
 
-COARSE_RUN = 16
 MOST_WORKERS = 8
 """Of a cluster that grows, unless --workers says how many."""
 BLOCK_MINUTES = 240.0
@@ -44,7 +54,11 @@ Aoi = Annotated[
 ]
 Dates = Annotated[
     str | None,
-    typer.Option(help="Days: one, START/END (both included), START/END/P8D, or a comma list.", rich_help_panel=WHAT),
+    typer.Option(
+        help="Days: one, START/END (both included), START/END/P8D, a comma list, or P30D: the last thirty days that "
+        "have MODIS, and on later nights those that came since.",
+        rich_help_panel=WHAT,
+    ),
 ]
 CatalogName = Annotated[
     str | None, typer.Option("--catalog", help="Catalog name, or path of a catalog's TOML.", rich_help_panel=IMAGERY)
@@ -151,6 +165,7 @@ def cube_layouts(source: Source) -> dict[str, tuple[xr.Dataset, store.Layout]]:
     coarse_tile = store.tile_for((int(coarse.shape[0]), int(coarse.shape[1])), 1, COARSE_TILE)
     tile = tile_of(source.grid, source.ratio)
     fine = store.dataset_layout(source.landsat, source.grid, source.bands, tile=tile, run=1)
+    fine = replace(fine, void=source.void)
     modis = store.dataset_layout(source.modis, coarse, source.bands, tile=coarse_tile, run=COARSE_RUN)
     return {"landsat.zarr": (source.landsat, fine), "modis.zarr": (source.modis, modis)}
 
@@ -175,12 +190,15 @@ class Crew:
         Of the run folder, without which nothing more is written.
     failed
         Blocks that were given up, by cube.
+    changes
+        What was written, by cube.
     """
 
     client: Client | None = None
     minutes: float | None = None
     lease: Lease | None = None
     failed: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def refuse_failed(self, folder: Folder) -> None:
         """Raise :class:`IncompleteError` if blocks were given up."""
@@ -197,6 +215,8 @@ def write_blocks(
     name: str, tasks: Iterable[Any], pending: Sequence[store.Block], layout: store.Layout, crew: Crew, label: str = ""
 ) -> None:
     """Run the tasks of a cube's blocks and show how far they are; those that are given up are noted."""
+    if not pending:
+        return
     failed = list[dict[str, str]]()
     results = run(tasks, crew.client, crew.minutes)
     for result in track(label or name, results, len(pending), megapixels(layout)):
@@ -207,20 +227,89 @@ def write_blocks(
             crew.failed[name] = failed
 
 
+def _inputs(source: Source, name: str, layout: store.Layout) -> dict[str, dict[str, str]]:
+    """By block and day what the block is made from: a digest of the scenes that touch it."""
+    from stfgan_xr.load import footprint
+
+    if name not in source.scenes:
+        return {block.name: {} for block in layout.blocks()}
+    bounds = {scene: footprint(scene, layout.grid) for day in layout.days for scene in source.scenes[name].get(day, ())}
+    found, known = dict[str, dict[str, str]](), dict[tuple[Any, ...], str]()
+    for block in layout.blocks():
+        box = layout.grid[block.window.slices].boundingbox
+        made = {}
+        for day in layout.days[block.first : block.last]:
+            touching = [s for s in source.scenes[name].get(day, ()) if (b := bounds[s]) and _overlap(b, box.bbox)]
+            if touching:
+                key = day, *(scene.id for scene in touching)  # most tiles see the same ones
+                if key not in known:
+                    known[key] = scenes.digest(touching, source.treated.get(day, ""))
+                made[day.isoformat()] = known[key]
+        found[block.name] = made
+    return found
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def changes_of(before: dict[str, dict[str, Any]], inputs: dict[str, dict[str, str]], pending: Any) -> dict[str, Any]:
+    """What a cube of imagery is given, for ``run.json``: days added, of them those that came late, days that became
+    others, and those whose scenes are gone.
+
+    Parameters
+    ----------
+    before
+        The records that were there, by block.
+    inputs
+        What each block is made from now.
+    pending
+        The blocks that are written.
+    """
+    known = {day for record in before.values() for day in record.get("inputs", {})}
+    added, changed, gone = set[str](), set[str](), set[str]()
+    for block in pending:
+        old, new = before.get(block.name, {}).get("inputs", {}), inputs[block.name]
+        added |= new.keys() - known
+        changed |= {day for day in (new.keys() | old.keys()) & known if new.get(day) != old.get(day)}
+    everything = {day for made in inputs.values() for day in made}
+    gone = {day for day in known if day not in everything}
+    last = max(known, default="")
+    found = {
+        "added": sorted(added), "late": sorted(day for day in added if day < last), "changed": sorted(changed - gone),
+        "withdrawn": sorted(gone),
+    }  # fmt: skip
+    return {"blocks": len(pending), "of": len(inputs), **{key: days for key, days in found.items() if days}}
+
+
+def records_of(path: Folder) -> dict[str, dict[str, Any]]:
+    """The records of a cube by block; of a cube that is not there, or whose records are damaged, none."""
+    try:
+        return {record["block"]: record for record in store.records(path)} if store.is_there(path) else {}
+    except IncompleteError:
+        return {}
+
+
 def write_cubes(source: Source, folder: Folder, crew: Crew) -> dict[str, dict[str, Any]]:
-    """Write what is missing of both cubes and seal them; their states.
+    """Write what is missing of both cubes, or made from scenes that are others now, and seal them; their states.
 
     Raises
     ------
     IncompleteError
         If blocks were given up; all others are written.
     """
-    identity = {"origin": source.origin}
+    identity: dict[str, Any] = {
+        key: source.origin[key] for key in ("catalog", "coarse_catalog", "pairs") if key in source.origin
+    }
     regions = {"landsat.zarr": source.region, "modis.zarr": source.cells}
     for name, (dataset, layout) in cube_layouts(source).items():
-        path = folder / name
-        pending = store.prepare(path, layout, identity, region=regions[name])
-        write_blocks(name, store.write_tasks(dataset, path, layout, pending), pending, layout, crew)
+        path, inputs = folder / name, _inputs(source, name, layout)
+        before = records_of(path)
+        stale = [block for block, record in before.items() if record.get("inputs") != inputs.get(block)]
+        pending = store.prepare(path, layout, identity, region=regions[name], stale=stale)
+        crew.changes[name] = changes_of(before, inputs, pending)
+        tasks = store.write_tasks(dataset, path, layout, pending, inputs)
+        write_blocks(name, tasks, pending, layout, crew)
     crew.refuse_failed(folder)
     return {name: store.seal(folder / name) for name in regions}
 
@@ -315,6 +404,8 @@ class Staff:
         Address of a scheduler that is there.
     cluster
         Kind of a cluster to start; with none of the three, this process does it all.
+    minutes
+        How long they may take for a block.
 
     Raises
     ------
@@ -325,6 +416,7 @@ class Staff:
     workers: int | None = None
     scheduler: str | None = None
     cluster: str | None = None
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
         if self.cluster is not None and self.cluster not in KINDS:
@@ -351,22 +443,19 @@ class Staff:
         return max(1, min(cores(), int(memory_left() // need) if need else cores()))
 
     @contextmanager
-    def gathered(self, folder: Folder, lease: Lease, need: float = 0.0) -> Iterator[Client | None]:
-        """Within it they are there and fit for the work of a run folder: a client, or None for this process.
+    def gathered(self, folder: Folder, lease: Lease, need: float = 0.0) -> Iterator[Crew]:
+        """Within it they are there and fit for the work of a run folder, which is held.
 
         Raises
         ------
         InputError
             If they cannot be had, have other versions, or do not see the folder.
         """
-        if self == Staff():
-            yield None
-            return
         with connect(self.count(need), self.scheduler, self.cluster or "local") as client:
             if client is not None:
                 err.print(f"dashboard: {client.dashboard_link}", markup=False, soft_wrap=True)
                 make_fit(client, folder, lease.token)
-            yield client
+            yield Crew(client, self.minutes, lease)
 
 
 def command(
@@ -388,28 +477,31 @@ def command(
     cluster: ClusterKind = None,
     block_minutes: BlockMinutes = BLOCK_MINUTES,
     overwrite: Overwrite = False,
+    log: Log = "text",
 ) -> None:
     """Find Landsat and MODIS of an area and days and write them as Zarr cubes; the same command again resumes."""
     request = make_request(
         dates, aoi, catalog, coarse_catalog, pairs, bands, crs, bracket_days, collections, max_cloud,
         allow_missing, bandpass,
     )  # fmt: skip
-    folder, staff = as_folder(out_folder), Staff(workers, scheduler, cluster)
+    folder, staff = as_folder(out_folder), Staff(workers, scheduler, cluster, block_minutes)
     folder.check()
     with held(folder) as lease:
         document = check_folder(folder, request.identity(), overwrite)
+        fused = "method" in document.get("request", {})
+        request = with_days(request, document)
+        if fused and (request.period or request.days != recorded_days(document)):
+            raise InputError(f"{folder} holds a fusion, which pipelines.fuse gives more days; choose another --out")
         source = open_source(request, folder)
-        if not document or "failed" in document:
+        if not fused or "failed" in document:
             facts = {"request": request.identity(), "versions": versions(), "status": "cubes"}
-            document = facts | source.origin
+            document = facts | {"dates": [day.isoformat() for day in request.days]} | source.origin
             folder.write_json(RUN, document)
-        days = f"{len(source.landsat.time)} Landsat days, {len(source.modis.time)} MODIS days"
+        days = f"{len(source.acquired)} Landsat days, {len(source.modis.time)} MODIS days"
         out.print(f"grid: {describe(source.grid)}; {days}")
         check_disk(folder, {name: layout for name, (_, layout) in cube_layouts(source).items()})
-        with staff.gathered(folder, lease) as client:
-            crew = Crew(client, block_minutes, lease)
-            with noting_failures(folder, document, crew):
-                write_cubes(source, folder, crew)
+        with staff.gathered(folder, lease) as crew, noting_failures(folder, document, crew):
+            write_cubes(source, folder, crew)
     out.print(
         f"done: {folder / 'landsat.zarr'} and {folder / 'modis.zarr'}; open them with stfgan_xr.open_cube",
         markup=False,

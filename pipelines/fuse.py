@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines import cubes
-from pipelines.console import Steps, main, out
-from pipelines.imagery import RUN, Request, Source, make_request, open_source
+from pipelines import cubes, updates
+from pipelines.console import Log, Steps, main, out
+from pipelines.imagery import RUN, Request, Source, make_request, open_source, recorded_days, with_days
 from pipelines.limits import check_disk, check_memory, size
 from pipelines.summary import REPORT, write_report
 from stfgan_xr import __version__, fusion, store
@@ -92,23 +92,32 @@ class Run:
         return self.folder / "fused.zarr"
 
     def job(self, landsat: xr.Dataset, modis: xr.Dataset) -> fusion.Job:
-        """The fusion of two cubes, laid out."""
+        """The fusion of two cubes, laid out: in blocks of the cube that is there, of few days if it is to grow."""
         predictor = with_spread(self.predictor) if self.spread else self.predictor
-        return fusion.plan(
+        job = fusion.plan(
             landsat, modis, predictor, self.request.days,
             bracket_days=self.request.bracket_days, keep_observed=self.keep_observed,
             uncertainty=self.uncertainty, tile=self.tile,
         )  # fmt: skip
+        if store.is_there(self.result):
+            days = store.layout_facts(self.result)["run"]
+        elif self.request.period is not None:
+            days = store.INNER_DAYS
+        else:
+            return job
+        return replace(job, layout=replace(job.layout, run=days))
 
     def document(self, **more: Any) -> dict[str, Any]:
         """What ``run.json`` holds."""
-        return {"request": self.identity(), "stfgan_xr": __version__, "versions": versions(), **more}
+        days = [day.isoformat() for day in self.request.days]
+        facts = {"request": self.identity(), "dates": days, "stfgan_xr": __version__, "versions": versions()}
+        return facts | more
 
 
 def _show_plan(run: Run, source: Source) -> None:
     job = run.job(source.landsat, source.modis)
     layouts = {name: layout for name, (_, layout) in cubes.cube_layouts(source).items()} | {"fused.zarr": job.layout}
-    acquired = [calendar.from_number(n) for n in calendar.to_numbers(source.landsat["time"].values)]
+    acquired = source.acquired
     out.print(f"area    {describe(source.grid)}")
     out.print(f"days    {calendar.describe(run.request.days)}, at most {len(acquired) + 1} intervals")
     out.print(f"Landsat {len(acquired)} days with imagery" + (f", {calendar.describe(acquired)}" if acquired else ""))
@@ -137,6 +146,8 @@ def _coverage(path: Folder) -> float:
 
 def _finished(run: Run, document: dict[str, Any]) -> bool:
     if document.get("status") != "complete" or not store.is_complete(run.result):
+        return False
+    if run.request.period is not None or recorded_days(document) != run.request.days:
         return False
     # Cubes that were deleted to save space are not missed, those that are unfinished are.
     if not all(store.is_complete(cube) for name in CUBES if store.is_there(cube := run.folder / name)):
@@ -226,19 +237,29 @@ def write_fused(
     crew
         Who does it.
     """
-    job = run.job(*open_inputs(run.folder))
-    identity = asked | {
-        "used": run.method,
-        "model": getattr(run.predictor, "sha256", None),
-        "inputs": {name: state["sha256"] for name, state in states.items()},
-    }
+    job, result = run.job(*open_inputs(run.folder)), run.result
+    identity = asked | {"used": run.method, "model": getattr(run.predictor, "sha256", None)}
     attributes = {"title": f"Daily Landsat-like reflectance by {run.method}", "source": json.dumps(source.origin)}
-    pending = store.prepare(run.result, job.layout, identity, attributes, source.region)
-    tasks = job.write_tasks(run.result, pending)
+    there = store.is_there(result)
+    had = store.days_of(result) if there else []
+    changes = updates.note_inputs(run.folder, result) if there else []
     with model_sent(crew.client, run.predictor):
+        stale, compared = updates.stale_blocks(job, result, changes, crew) if there else ({}, 0)
+        pending = store.prepare(result, job.layout, identity, attributes, source.region, stale)
+        if not there:
+            updates.note_inputs(run.folder, result)
+        written = updates.describe_blocks(job.layout, pending, stale, had)
+        crew.changes["fused.zarr"] = written | {"compared": compared}
+        tasks = job.write_tasks(result, pending)
         cubes.write_blocks("fused.zarr", tasks, pending, job.layout, crew, f"fused.zarr ({run.method})")
     crew.refuse_failed(run.folder)
-    return store.seal(run.result)
+    updates.forget_versions(run.folder, result)
+    days = fusion.provisional(store.records(result), job.layout, run.request.bracket_days, source.until)
+    facts = {
+        "inputs": {name: state["sha256"] for name, state in states.items()},
+        "provisional": [day.isoformat() for day in days],
+    }
+    return store.seal(result, facts, attributes)
 
 
 def _minutes(adapt: bool, minutes: float | None, method: str, folder: Folder) -> float | None:
@@ -262,26 +283,52 @@ def _opened(run: Run, model: Path | None, keep: bool = True) -> tuple[Run, Sourc
     return replace(run, predictor=make(run.method, run.request.bands, model, source.ratio)), source
 
 
+def _with_days(run: Run, document: dict[str, Any]) -> Run:
+    """The run with the days that it is to have now.
+
+    Raises
+    ------
+    InputError
+        If it cannot be given these, or its weights depend on what it holds.
+    """
+    request, stored = with_days(run.request, document), recorded_days(document)
+    if stored and stored != request.days:
+        _refuse_choice(run)
+    return replace(run, request=request)
+
+
+def _refuse_choice(run: Run) -> None:
+    if run.adapt is not None or run.guard:
+        raise InputError(
+            "--adapt and --guard choose weights by what a run holds, which changes with each day that is added: train "
+            "them once with pipelines.train and name them with --model"
+        )
+
+
 def _write(
-    run: Run, model: Path | None, lease: Lease, staff: cubes.Staff, minutes: float, report: bool
+    run: Run, model: Path | None, lease: Lease, staff: cubes.Staff, nights: list[dict[str, Any]], report: bool
 ) -> tuple[float, Region | None]:
-    """Write what is missing of the run; the share of its pixels that have a value, and its area."""
+    """Write what is missing of the run, or others now; the share of its pixels that have a value, and its area."""
     started = time.monotonic()
     run, source = _opened(run, model)
-    document = run.document(status="writing", **source.origin)
+    document = run.document(status="writing", nights=nights, **source.origin)
     run.folder.write_json(RUN, document)
     job = run.job(source.landsat, source.modis)
     layouts = {name: layout for name, (_, layout) in cubes.cube_layouts(source).items()}
     check_disk(run.folder, layouts | {"fused.zarr": job.layout})
     need = job.memory()
-    with staff.gathered(run.folder, lease, need) as client:
-        check_memory(job, staff.count(need), client, own=staff.own)
-        crew = cubes.Crew(client, minutes, lease)
+    with staff.gathered(run.folder, lease, need) as crew:
+        check_memory(job, staff.count(need), crew.client, own=staff.own)
         with cubes.noting_failures(run.folder, document, crew):
             facts = _execute(run, source, crew)
         coverage = _coverage(run.result)
-        run.folder.write_json(RUN, run.document(status="complete", coverage=coverage, **facts, **source.origin))
-        if report and coverage > 0:
+        nights = [*nights, updates.night(crew, facts["cubes"]["fused.zarr"]["provisional"])][-updates.NIGHTS :]
+        facts |= {"status": "complete", "coverage": coverage, "nights": nights}
+        run.folder.write_json(RUN, run.document(**facts, **source.origin))
+        written = any(changes["blocks"] for changes in crew.changes.values())
+        if run.request.period is not None or len(nights) > 1:
+            updates.say_night(nights[-1])
+        if report and coverage > 0 and (written or run.folder.read(REPORT) is None):
             seconds = time.monotonic() - started
             write_report(run.folder, {"seconds of the last command that wrote to it": f"{seconds:,.0f}"}, crew)
     return coverage, source.region
@@ -363,16 +410,18 @@ def command(
         ),
     ] = False,
     overwrite: cubes.Overwrite = False,
+    log: Log = "text",
 ) -> None:
     """Fuse Landsat and MODIS into a Landsat-like image of every day of an area.
 
     The run folder holds area.geojson, items.json, landsat.zarr, modis.zarr, fused.zarr, run.json and report.html,
     overviews/ of large areas, and adapted/ with --adapt. The same command again resumes; a finished run is left alone;
-    other parameters on the same folder are refused.
+    other parameters on the same folder are refused. More days at the end are added to a run. With --dates P30D the same
+    command every night adds the new days, and makes again what late, reprocessed or later imagery changes.
 
     To try it without an account: `python -m pipelines.fuse --catalog demo --dates 2020-03-01/2020-03-31 --out demo`
     """
-    staff = cubes.Staff(workers, scheduler, cluster)
+    staff = cubes.Staff(workers, scheduler, cluster, block_minutes)
     if method not in METHODS:
         raise InputError(f"--method {method!r} is unknown; choose one of {', '.join(METHODS)}")
     request = make_request(
@@ -389,18 +438,24 @@ def command(
     run = Run(folder, request, method, predictor, keep_observed, tile, uncertainty, own, minutes, guard, spread)
     folder.check()
     document = {} if overwrite else cubes.check_folder(folder, run.identity())
+    if request.period is None:
+        run = _with_days(run, document)
+    else:
+        _refuse_choice(run)
     if _finished(run, document):
         if report and folder.read(REPORT) is None and document["coverage"] > 0:
             write_report(folder)
         return
     if plan:
-        _show_plan(*_opened(run, model, keep=False))
+        _show_plan(*_opened(_with_days(run, document), model, keep=False))
         return
     with held(folder) as lease:
         # What it held may have changed before it was ours.
-        if _finished(run, cubes.check_folder(folder, run.identity(), overwrite)):
+        document = cubes.check_folder(folder, run.identity(), overwrite)
+        run = _with_days(run, document)
+        if _finished(run, document):
             return
-        coverage, region = _write(run, model, lease, staff, block_minutes, report)
+        coverage, region = _write(run, model, lease, staff, document.get("nights", []), report)
     if coverage == 0:
         raise NothingToDo(
             f"{run.result}: no pixel has a clear Landsat observation within {bracket_days} days and MODIS; "

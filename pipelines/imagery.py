@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 COARSE_MARGIN = 16
 """Coarse days read beyond the bracket range, to interpolate gaps at its ends."""
+COARSE_RUN = 16
+"""Days of a coarse block."""
+LOOKED_BACK = (48, 400, 4000)
+"""Days before today within which the newest coarse imagery is looked for, one after the other."""
 FINE_TILE, COARSE_TILE = 1024, 512
 RUN, AREA = "run.json", "area.geojson"
 
@@ -49,7 +53,7 @@ class Request:
     Attributes
     ----------
     days
-        Target days.
+        Target days; none as long as only :attr:`period` is known.
     bands
         Bands in their order; empty: all.
     bracket_days
@@ -68,6 +72,9 @@ class Request:
         Bring Landsat 7 and Sentinel-2 to the bands of OLI.
     area
         The area itself where it is known already, instead of ``aoi``.
+    period
+        So many days up to the newest coarse imagery; a run that has days goes on from these. Catalogs are searched each
+        time.
     """
 
     days: tuple[date, ...]
@@ -83,11 +90,12 @@ class Request:
     allow_missing: bool = False
     bandpass: bool = False
     area: Geometry | None = None
+    period: int | None = None
 
     @classmethod
-    def recorded(cls, identity: Mapping[str, Any], area: Geometry | None) -> Request:
+    def recorded(cls, document: Mapping[str, Any], area: Geometry | None) -> Request:
         """The request of a run folder, from what ``run.json`` and ``area.geojson`` keep of it."""
-        days = tuple(date.fromisoformat(day) for day in identity["dates"])
+        days, identity = recorded_days(document), document["request"]
         pairs = Path(identity["pairs"]) if identity["pairs"] else None
         names = ("bracket_days", "catalog", "coarse_catalog", "crs", "max_cloud", "allow_missing", "bandpass")
         return cls(
@@ -101,7 +109,6 @@ class Request:
         if aoi and Path(aoi).is_file():
             aoi = hashlib.sha256(Path(aoi).read_bytes()).hexdigest()
         return {
-            "dates": [day.isoformat() for day in self.days],
             "bands": list(self.bands),
             "bracket_days": self.bracket_days,
             "aoi": aoi,
@@ -114,6 +121,12 @@ class Request:
             "allow_missing": self.allow_missing,
             "bandpass": self.bandpass,
         }
+
+
+def recorded_days(document: Mapping[str, Any]) -> tuple[date, ...]:
+    """The days of a run from its ``run.json``; none of an empty one."""
+    stated = document.get("dates", document.get("request", {}).get("dates", ()))
+    return tuple(date.fromisoformat(day) for day in stated)
 
 
 @dataclass(frozen=True)
@@ -134,6 +147,14 @@ class Source:
         JSON values for run.json: catalog or pairs, and what was found.
     region
         The area on the fine grid; none with pairs.
+    until
+        The last day of either's imagery.
+    void
+        Days of ``landsat`` that a run was given, and that have no scene any more.
+    scenes
+        By cube what each of its days is made of; empty with pairs.
+    treated
+        By day what is done to the coarse scenes besides.
     """
 
     landsat: xr.Dataset
@@ -143,12 +164,22 @@ class Source:
     bands: tuple[str, ...]
     origin: dict[str, Any]
     region: Region | None = None
+    until: date = date.max
+    void: tuple[date, ...] = ()
+    scenes: Mapping[str, Mapping[date, Sequence[Scene]]] = field(default_factory=dict)
+    treated: Mapping[date, str] = field(default_factory=dict)
+
+    @property
+    def acquired(self) -> list[date]:
+        """Days with Landsat imagery, ascending."""
+        days = (calendar.from_number(number) for number in calendar.to_numbers(self.landsat["time"].values))
+        return sorted(set(days) - set(self.void))
 
     def _repr_html_(self) -> str:
-        def described(dataset: xr.Dataset) -> str:
-            acquired = [calendar.from_number(number) for number in calendar.to_numbers(dataset["time"].values)]
-            return f"{len(acquired)} days" + (f", {calendar.describe(acquired)}" if acquired else "")
+        def described(days: Sequence[date]) -> str:
+            return f"{len(days)} days" + (f", {calendar.describe(days)}" if days else "")
 
+        modis = [calendar.from_number(number) for number in calendar.to_numbers(self.modis["time"].values)]
         found = self.origin.get("items", {})
         return as_table(
             "Imagery, read when it is asked for",
@@ -156,8 +187,8 @@ class Source:
                 "from": (self.origin.get("catalog") or self.origin["pairs"])["name"],
                 "grid": describe(self.grid),
                 "bands": ", ".join(self.bands),
-                "Landsat": described(self.landsat),
-                "MODIS": f"{described(self.modis)}, a cell is {self.ratio} x {self.ratio} pixels",
+                "Landsat": described(self.acquired),
+                "MODIS": f"{described(modis)}, a cell is {self.ratio} x {self.ratio} pixels",
                 **({"scenes": f"{found['landsat']} Landsat, {found['modis']} MODIS"} if found else {}),
             },
         )
@@ -220,8 +251,9 @@ def make_request(
         days = calendar.parse_dates(dates) if dates else _all_days(found)
         return Request(days, parse_bands(bands, found.bands), bracket_days, pairs=pairs)
     if dates is None:
-        raise InputError("--dates is missing; for example --dates 2020-03-01/2020-03-31")
-    days = calendar.parse_dates(dates)
+        raise InputError("--dates is missing; for example --dates 2020-03-01/2020-03-31, or P30D")
+    period = calendar.parse_period(dates)
+    days = () if period else calendar.parse_dates(dates)
     if crs is not None:
         parse_crs(crs)
     if aoi is not None:
@@ -231,8 +263,59 @@ def make_request(
     named = tuple(name.strip() for name in (collections or "").split(",") if name.strip())
     return Request(
         days, parse_bands(bands), bracket_days, aoi, catalog or "planetary-computer", coarse_catalog, crs,
-        collections=named, max_cloud=max_cloud, allow_missing=allow_missing, bandpass=bandpass,
+        collections=named, max_cloud=max_cloud, allow_missing=allow_missing, bandpass=bandpass, period=period,
     )  # fmt: skip
+
+
+def with_days(request: Request, document: Mapping[str, Any]) -> Request:
+    """The request with the days that a run is to have now.
+
+    Parameters
+    ----------
+    request
+        What was asked for.
+    document
+        The ``run.json`` of its folder; empty if there is none.
+
+    Raises
+    ------
+    InputError
+        If the run has other days than these at their beginning.
+    NothingToDo
+        If there is no coarse imagery that could say which days are the newest.
+    """
+    stored = recorded_days(document)
+    if request.period is None:
+        if stored and request.pairs and stored != request.days:
+            raise InputError(
+                f"--dates: the run has {calendar.describe(stored)}, and one of --pairs cannot be given others; choose "
+                "another --out or add --overwrite"
+            )
+        return replace(request, days=calendar.grown(stored, request.days))
+    newest = _newest(request)
+    if stored:
+        return replace(request, days=calendar.prolonged(stored, newest))
+    return replace(request, days=calendar.day_range(newest - timedelta(days=request.period - 1), newest))
+
+
+def _newest(request: Request) -> date:
+    """The newest day that has coarse imagery over the area."""
+    from stfgan_xr import continuity
+    from stfgan_xr.catalog import search
+
+    fine = open_catalog(request.catalog or "")
+    coarse = open_catalog(request.coarse_catalog) if request.coarse_catalog else fine
+    side, area, today = _sides(request, fine, coarse)[1], _area(request, fine), date.today() + timedelta(days=1)
+    longitude, _ = middle(area)
+    # A file that has all items is read once, an API is not asked for years.
+    for back in LOOKED_BACK if side.api else (calendar.LONGEST,):
+        span = area, today - timedelta(days=back), today, longitude, request.bands
+        found = search(side, *span)
+        if side.successor and continuity.is_needed(side, found, today):
+            found = (*found, *search(_successor(request, side), *span))
+        if found:
+            return max(scene.day for scene in found)
+    raise NothingToDo(f"no MODIS imagery in catalog {side.catalog} over the area up to {today}; check --aoi")
 
 
 def _all_days(pairs: Pairs) -> tuple[date, ...]:
@@ -247,9 +330,12 @@ def _search(
     """Scenes of both sides: those of items.json if a run of this request left one, else found and kept there."""
     from stfgan_xr.scenes import read_scenes, save_scenes
 
-    # Without a run.json nothing says what request the items were found for.
-    if folder.read(RUN) is not None and (kept := read_scenes(folder)) is not None:
-        return kept
+    # Without a run.json nothing says what request the items were found for, and a period is searched anew each time.
+    stated = _recorded(folder)
+    if request.period is None and stated and recorded_days(stated) == request.days:
+        kept = read_scenes(folder)
+        if kept is not None and are_of(folder, stated):
+            return kept
     names = " and ".join(dict.fromkeys(catalog.name for catalog in catalogs))
     err.print(f"searching {names} for imagery of {calendar.describe(request.days)}", markup=False)
     found = _find(request, catalogs)
@@ -298,7 +384,7 @@ def _missing(request: Request, folder: Folder, parts: Sequence[tuple[Sequence[Sc
     """Assets that are not there: those of run.json if a run of this request left one, else looked for."""
     from stfgan_xr.load import missing_assets
 
-    kept = _kept(folder, "missing")
+    kept = _kept(request, folder, "missing")
     if kept is not None:
         return list(kept["assets"])
     return [
@@ -308,10 +394,23 @@ def _missing(request: Request, folder: Folder, parts: Sequence[tuple[Sequence[Sc
     ]
 
 
-def _kept(folder: Folder, key: str) -> Any:
-    """What an earlier run of the request wrote down in run.json; None if there is nothing."""
+def _recorded(folder: Folder) -> dict[str, Any]:
+    """The run.json of a folder; empty if there is none."""
     content = folder.read(RUN)
-    return None if content is None else json.loads(content).get(key)
+    return {} if content is None else dict(json.loads(content))
+
+
+def are_of(folder: Folder, document: Mapping[str, Any]) -> bool:
+    """Whether the items of a folder are those that its run.json was written for: a search that was killed is not."""
+    stated, content = document.get("items", {}).get("sha256"), folder.read(ITEMS)
+    return stated is None or content is None or hashlib.sha256(content).hexdigest() == stated
+
+
+def _kept(request: Request, folder: Folder, key: str) -> Any:
+    """What an earlier run of the request wrote down in run.json; None if there is nothing, or it may be others now."""
+    stated = _recorded(folder)
+    settled = request.period is None and recorded_days(stated) == request.days
+    return stated.get(key) if settled else None
 
 
 def _without(scenes: Sequence[Scene], missing: Sequence[dict[str, str]], name: str) -> tuple[Scene, ...]:
@@ -393,12 +492,42 @@ def _from_catalog(request: Request, folder: Folder, keep: bool) -> Source:
         parts = _leave_out(request, folder, parts, origin)
     if request.bandpass:
         origin["bandpass"] = _bandpass(landsat, request.bands)
+    scenes = {
+        "landsat.zarr": _by_day(parts["Landsat"][0]),
+        "modis.zarr": _by_day([scene for name, (found, _) in parts.items() if name != "Landsat" for scene in found]),
+    }
+    axis = _axis(folder if keep else None, scenes["landsat.zarr"])
+    modis_cube = _coarse(request, folder, coarse_grid(grid), parts, origin, keep)
     return Source(
-        load(parts["Landsat"][0], grid, side=sides[0], bands=request.bands, tile=tile_of(grid, RATIO),
+        load(parts["Landsat"][0], grid, side=sides[0], bands=request.bands, days=axis, tile=tile_of(grid, RATIO),
              to_oli=request.bandpass),
-        _coarse(request, folder, coarse_grid(grid), parts, origin, keep),
-        grid, RATIO, request.bands, origin, Region(grid, area),
+        modis_cube, grid, RATIO, request.bands, origin, Region(grid, area), max(max(days) for days in scenes.values()),
+        tuple(day for day in axis if day not in scenes["landsat.zarr"]), scenes, _treated(origin, modis_cube),
     )  # fmt: skip
+
+
+def _by_day(scenes: Sequence[Scene]) -> dict[date, list[Scene]]:
+    found: dict[date, list[Scene]] = {}
+    for scene in scenes:
+        found.setdefault(scene.day, []).append(scene)
+    return found
+
+
+def _axis(folder: Folder | None, scenes: Mapping[date, Any]) -> list[date]:
+    """Days of the Landsat cube: those that it has stay where they are, new ones come after them."""
+    there = folder is not None and store.is_there(folder / "landsat.zarr")
+    stored = store.days_of(folder / "landsat.zarr") if folder is not None and there else []
+    return [*stored, *sorted(set(scenes) - set(stored))]
+
+
+def _treated(origin: Mapping[str, Any], modis: xr.Dataset) -> dict[date, str]:
+    """By day the fit that VIIRS is brought to MODIS by."""
+    found = origin.get("continuity")
+    if found is None:
+        return {}
+    fits, last = json.dumps(found["bands"], sort_keys=True), date.fromisoformat(found["last"] or "1970-01-01")
+    days = (calendar.from_number(number) for number in calendar.to_numbers(modis["time"].values))
+    return {day: fits for day in days if day > last}
 
 
 Parts = dict[str, tuple[Sequence["Scene"], "Side"]]
@@ -441,7 +570,10 @@ def _coarse(
     from stfgan_xr.load import load
 
     margin = timedelta(days=request.bracket_days + COARSE_MARGIN)
-    every_day = calendar.day_range(request.days[0] - margin, request.days[-1] + margin)
+    start, end = request.days[0] - margin, request.days[-1] + margin
+    # Whole blocks, counted from the first day: where they begin and end does not change as the run is given more days.
+    blocks = -(-((end - start).days + 1) // COARSE_RUN)
+    every_day = calendar.day_range(start, start + timedelta(days=blocks * COARSE_RUN - 1))
 
     def daily(name: str) -> xr.Dataset:
         scenes, side = parts[name]
@@ -450,7 +582,8 @@ def _coarse(
     if "VIIRS" not in parts:
         return daily("MODIS")
     (modis, first), (viirs, second) = parts["MODIS"], parts["VIIRS"]
-    found = _kept(folder, "continuity")
+    # The fit stays as it was found: a run that is added to does not change its scale from night to night.
+    found = _recorded(folder).get("continuity")
     if found is None:
         days = continuity.compared_days(modis, viirs)
         sides = first, second
@@ -494,7 +627,8 @@ def _from_pairs(request: Request) -> Source:
     landsat, modis = pairs.landsat(request.bands), pairs.modis(request.bands)
     ratio = ratio_of(landsat.odc.geobox, modis.odc.geobox)
     origin = {"pairs": {"name": pairs.name, "path": str(request.pairs.resolve())}}
-    return Source(landsat, modis, landsat.odc.geobox, ratio, request.bands, origin)
+    until = calendar.from_number(max(calendar.to_numbers(cube["time"].values).max() for cube in (landsat, modis)))
+    return Source(landsat, modis, landsat.odc.geobox, ratio, request.bands, origin, until=until)
 
 
 def open_source(request: Request, folder: str | Path | Folder, keep: bool = True) -> Source:

@@ -79,7 +79,8 @@ def bytes_to_write(folder: Folder, layouts: Mapping[str, store.Layout]) -> float
     for name, layout in layouts.items():
         share = 1.0
         if store.is_there(folder / name):
-            share = len(store.missing_blocks(folder / name)) / max(1, sum(1 for _ in layout.blocks()))
+            blocks, there = [block.name for block in layout.blocks()], store.recorded_blocks(folder / name)
+            share = sum(name not in there for name in blocks) / max(1, len(blocks))
         total += share * layout.size()
     return total
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from pipelines import cubes, fuse
-from pipelines.console import main, out, track
-from pipelines.imagery import RUN, Request, open_source, read_area
+from pipelines.console import Log, main, out, track
+from pipelines.imagery import RUN, Request, are_of, open_source, read_area
 from stfgan_xr import store
 from stfgan_xr.cluster import cores
 from stfgan_xr.errors import IncompleteError, InputError
@@ -114,8 +114,10 @@ def repair(folder: Folder, document: dict[str, Any], crew: cubes.Crew) -> None:
     """
     if document["status"] not in ("complete", "cubes"):
         raise IncompleteError(f"{folder} is unfinished; what was damaged is taken back: run its own command again")
+    if not are_of(folder, document):
+        raise IncompleteError(f"{folder} was being given more imagery when it was killed: run its own command again")
     try:
-        request = Request.recorded(document["request"], read_area(folder))
+        request = Request.recorded(document, read_area(folder))
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{folder / RUN} does not say all of the request; run the same command again") from None
     source = open_source(request, folder)
@@ -140,6 +142,7 @@ def command(
         bool, typer.Option("--repair", help="Make again what is missing or damaged, and just that.")
     ] = False,
     workers: cubes.Workers = None,
+    log: Log = "text",
 ) -> None:
     """Check every chunk of a run's cubes against its record.
 
@@ -161,10 +164,8 @@ def command(
         raise IncompleteError(f"{folder}: {count} files are missing or damaged; --repair makes them again")
     with held(folder) as lease:
         _take_back(folder, found)
-        with cubes.Staff(workers).gathered(folder, lease) as client:
-            crew = cubes.Crew(client, lease=lease)
-            with cubes.noting_failures(folder, document, crew):
-                repair(folder, document, crew)
+        with cubes.Staff(workers).gathered(folder, lease) as crew, cubes.noting_failures(folder, document, crew):
+            repair(folder, document, crew)
         left = look_at(folder, tuple(found))
     if left:
         raise IncompleteError(f"{folder}: still damaged, first {next(_lines(left))}")

@@ -193,6 +193,8 @@ class Interval:
         ``(y, x)`` where neither has.
     gaps
         What became of the coarse cells of the block on each day.
+    reach
+        The first and the last day on which another acquisition could be chosen by a pixel that counts.
     """
 
     days: tuple[int, ...]
@@ -203,6 +205,7 @@ class Interval:
     extrapolated: Bool
     missing: Bool
     gaps: CoarseGaps
+    reach: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -525,7 +528,18 @@ def intervals(
     everything = _archive(place, fine, coarse) if archive else None
     for run, choice in _runs(fine, days, bracket_days):
         interval = _interval(place, fine, coarse, run, choice, everything)
+        interval = replace(
+            interval, reach=(first, last) if archive else _reach(choice, landsat.days, run, bracket_days)
+        )
         yield _with_clouds(interval, place, fine, choice, cloud_reach) if cloud_reach else interval
+
+
+def _reach(choice: _Choice, days: Sequence[int], run: Sequence[int], bracket_days: int) -> tuple[int, int]:
+    """What an acquisition further away than the observations of all pixels shows is chosen by none of them."""
+    before, after = _acquired(choice.before, days, run[-1] + 1), _acquired(choice.after, days, run[0])
+    first = int(before.min()) if (before <= run[0]).all() else run[0] - bracket_days
+    last = int(after.max()) if (after > run[-1]).all() else run[-1] + bracket_days
+    return first, last
 
 
 def _with_clouds(interval: Interval, place: _Place, fine: _Fine, choice: _Choice, reach: int) -> Interval:
@@ -652,6 +666,7 @@ def _interval(
         extrapolated=choice.extrapolated[block],
         missing=(before.missing | after.missing)[_relative(place.window, place.near)],
         gaps=coarse.gaps.select([day - coarse.first_day for day in run], cells),
+        reach=(run[0], run[-1]),
     )
 
 

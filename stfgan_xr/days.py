@@ -96,6 +96,63 @@ def parse_dates(text: str) -> tuple[date, ...]:
     return day_range(first, last, step)
 
 
+def parse_period(text: str) -> int | None:
+    """The number of days that ``--dates P30D`` asks for, which end with the newest imagery; None for other texts.
+
+    Raises
+    ------
+    InputError
+        If it is none, or longer than fifty years.
+
+    >>> parse_period("P30D"), parse_period("2020-03-01")
+    (30, None)
+    """
+    match = _STEP.fullmatch(text.strip())
+    if match is None:
+        return None
+    if not 0 < int(match[1]) <= LONGEST:
+        raise InputError(f"--dates {text!r}: the number of days must be from 1 to {LONGEST}")
+    return int(match[1])
+
+
+def grown(stored: Sequence[date], wanted: Sequence[date]) -> tuple[date, ...]:
+    """The days of a run that is gone on with: those that it has, and more at their end.
+
+    Raises
+    ------
+    InputError
+        If the days that it has are not the first of those that are wanted.
+
+    >>> len(grown(parse_dates("2020-03-01/2020-03-04"), parse_dates("2020-03-01/2020-03-09")))
+    9
+    """
+    if tuple(wanted[: len(stored)]) == tuple(stored):
+        return tuple(wanted)
+    raise InputError(
+        f"--dates: the run has {describe(stored)}, which are not the first of {describe(wanted)}; a run may be given "
+        "more days at its end, for others choose another --out or add --overwrite"
+    )
+
+
+def prolonged(stored: Sequence[date], last: date) -> tuple[date, ...]:
+    """The days of a run that has every day, prolonged to ``last``.
+
+    Raises
+    ------
+    InputError
+        If it has not every day.
+
+    >>> prolonged(parse_dates("2020-03-01/2020-03-04"), date(2020, 3, 5))[-1].isoformat()
+    '2020-03-05'
+    """
+    if tuple(stored) != day_range(stored[0], stored[-1]):
+        raise InputError(
+            f"--dates: the run has {describe(stored)}, but not every day, so it is not known which come next; name all "
+            "of its days, or choose another --out"
+        )
+    return day_range(stored[0], max(last, stored[-1]))
+
+
 def solar_day(moment: datetime, longitude: float) -> date:
     """The local solar day of an acquisition: UTC shifted by four minutes a degree of longitude.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import IntFlag
+from functools import cached_property
 from typing import Any
 
 import dask.array as da
@@ -23,6 +25,7 @@ from stfgan_xr.days import describe as describe_days
 from stfgan_xr.days import from_number, to_datetime64, to_number, to_numbers
 from stfgan_xr.errors import InputError, ResourceError
 from stfgan_xr.grid import Window, coarse_grid, describe, ratio_of, tile_step
+from stfgan_xr.lineage import Lineage
 from stfgan_xr.predictors import (
     Prediction,
     Predictor,
@@ -73,10 +76,13 @@ class Options:
         Landsat observations further from a day than this are not used.
     keep_observed
         A clear observation of the day itself is the product there; off, every pixel is predicted.
+    fitted
+        Digest of what a method is fitted to, if it is.
     """
 
     bracket_days: int = 64
     keep_observed: bool = True
+    fitted: str = ""
 
 
 def fused_variables(
@@ -267,6 +273,7 @@ def fuse_block(
     window: Window,
     days: Sequence[int],
     options: Options,
+    lineage: Lineage | None = None,
 ) -> Arrays:
     """The arrays of one block of a fused cube, as they are stored.
 
@@ -282,6 +289,8 @@ def fuse_block(
         Target days since 1970-01-01.
     options
         Bracket range and treatment of observed pixels.
+    lineage
+        Notes what the block is computed from.
 
     Returns
     -------
@@ -291,10 +300,9 @@ def fuse_block(
     ratio = landsat.shape[0] // modis.shape[0]
     canvas = _Canvas.empty(window, landsat.shape, len(days), predictor, ratio)
     at = 0
-    for interval in intervals(
-        landsat, modis, window, days, predictor.halo, ratio, options.bracket_days,
-        archive=wants_archive(predictor), cloud_reach=cloud_reach(predictor),
-    ):  # fmt: skip
+    for interval in _intervals(landsat, modis, predictor, window, days, options):
+        if lineage is not None:
+            lineage.add(interval)
         if interval.missing.all() and not options.keep_observed:
             at += len(interval.days)
             continue
@@ -308,6 +316,25 @@ def fuse_block(
     return canvas.arrays
 
 
+def _intervals(
+    landsat: DatasetSeries, modis: DatasetSeries, predictor: Predictor, window: Window, days: Any, options: Options
+) -> Iterator[Interval]:
+    return intervals(
+        landsat, modis, window, days, predictor.halo, landsat.shape[0] // modis.shape[0], options.bracket_days,
+        archive=wants_archive(predictor), cloud_reach=cloud_reach(predictor),
+    )  # fmt: skip
+
+
+def _lineage(
+    block: str, sources: tuple[Any, Any], predictor: Predictor, window: Window, days: Sequence[int], options: Options
+) -> dict[str, Any]:
+    """What the record of a block would say of its inputs, were it made now; nothing is predicted."""
+    lineage = Lineage(FILL_DAYS)
+    for interval in _intervals(*sources, predictor, window, days, options):
+        lineage.add(interval)
+    return {"block": block, **lineage.notes(options.fitted)}
+
+
 def _grid(dataset: xr.Dataset) -> GeoBox:
     grid = dataset.odc.geobox
     if not isinstance(grid, GeoBox):
@@ -316,21 +343,52 @@ def _grid(dataset: xr.Dataset) -> GeoBox:
 
 
 def _write_block(
-    path: store.Where, layout: store.Layout, block: store.Block, sources: tuple[Any, Any], *arguments: Any
-) -> dict[str, Any]:
+    path: store.Where, layout: store.Layout, block: store.Block, sources: tuple[Any, Any], predictor: Predictor,
+    window: Window, days: Sequence[int], options: Options,
+) -> dict[str, Any]:  # fmt: skip
     """Fuse and write one block; counted are the pixels of the area. Outside of it nothing is read or computed."""
     inside = store.inside(path, block.window)
     if inside is not None and not inside.any():
         return store.write_block(path, layout, block, store.fill(layout, block), outside=True, pixels=0, valid=0)
-    arrays = fuse_block(*sources, *arguments)
+    lineage = Lineage(FILL_DAYS)
+    arrays = fuse_block(*sources, predictor, window, days, options, lineage)
     valid = (arrays["qa"] & np.uint16(Quality.NODATA)) == 0
     inside = np.ones(block.window.shape, bool) if inside is None else inside
-    pixels = int(inside.sum()) * len(valid)
-    return store.write_block(path, layout, block, arrays, pixels=pixels, valid=int((valid & inside).sum()))
+    open_ = (arrays["qa"] & np.uint16(Quality.EXTRAPOLATED)) != 0
+    open_ &= (arrays["days_after"] == NO_AGE) & inside
+    return store.write_block(
+        path, layout, block, arrays, pixels=int(inside.sum()) * len(valid), valid=int((valid & inside).sum()),
+        open=[int(day.sum()) for day in open_], **lineage.notes(options.fitted),
+    )  # fmt: skip
 
 
 def _fitted(predictor: Predictor, landsat: DatasetSeries) -> Predictor:
     return fitted(predictor, spectra(landsat)) if is_fitted(predictor) else predictor
+
+
+def provisional(
+    records: Iterable[Mapping[str, Any]], layout: store.Layout, bracket_days: int, until: date
+) -> list[date]:
+    """Days with pixels that were predicted from before alone, and that a later acquisition may still reach.
+
+    Parameters
+    ----------
+    records
+        Of the blocks of the cube.
+    layout
+        Its layout.
+    bracket_days
+        How far an observation may be away.
+    until
+        The last day of which there is imagery: what may still come is later.
+    """
+    counts = dict.fromkeys(layout.days, 0)
+    blocks = {block.name: block for block in layout.blocks()}
+    for record in records:
+        block = blocks[record["block"]]
+        for day, count in zip(layout.days[block.first : block.last], record.get("open", ()), strict=False):
+            counts[day] += count
+    return [day for day, count in counts.items() if count and (until - day).days < bracket_days]
 
 
 @dataclass(frozen=True)
@@ -371,9 +429,15 @@ class Job:
             },
         )
 
+    @cached_property
     def ready(self) -> Job:
         """With the global part of the method fitted to a sample of the whole area, if it has one: that reads pixels."""
-        return replace(self, predictor=_fitted(self.predictor, self.landsat))
+        if self.options.fitted or not is_fitted(self.predictor):
+            return self
+        sample = spectra(self.landsat)
+        digest = hashlib.sha256(sample.tobytes()).hexdigest()
+        options = replace(self.options, fitted=digest)
+        return replace(self, predictor=fitted(self.predictor, sample), options=options)
 
     def block(self, block: store.Block, predictor: Any = None) -> Delayed:
         """The arrays of one block as a task, which gets just the part of the series that it needs."""
@@ -399,10 +463,20 @@ class Job:
         return fine, coarse
 
     def write_tasks(self, path: store.Where, pending: Iterable[store.Block]) -> Iterator[Delayed]:
-        """One task for each block: fuse, write whole shards, return the record."""
-        ready = self.ready()
+        """One task for each block: fuse, write whole shards, return the record. Without blocks nothing is read."""
         for block in pending:
-            yield delayed(_write_block, pure=False)(path, self.layout, block, *ready._arguments(block))
+            yield delayed(_write_block, pure=False)(path, self.layout, block, *self.ready._arguments(block))
+
+    def lineage_tasks(self, blocks: Iterable[store.Block]) -> Iterator[Delayed]:
+        """One task for each block: what its record would say of its inputs. Without blocks nothing is read."""
+        for block in blocks:
+            yield delayed(_lineage, pure=False)(block.name, *self.ready._arguments(block))
+
+    def reads(self, block: store.Block) -> dict[str, Window]:
+        """The pixels and the cells that a block sees, each on its own grid."""
+        ratio = self.layout.ratio
+        cells = block.window.cells(ratio).pad(reach_cells(self.predictor.halo, ratio))
+        return {"landsat": cells.pixels(ratio), "modis": cells}
 
     def memory(self) -> float:
         """Bytes a worker needs for one block, roughly: its arrays, its inputs with halo, and the network's maps."""

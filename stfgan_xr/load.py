@@ -45,8 +45,8 @@ def _is_utm(scene: Scene) -> bool:
     return scene.crs.startswith(("EPSG:326", "EPSG:327"))
 
 
-def _footprint(scene: Scene, grid: GeoBox) -> Bounds | None:
-    """Bounds of a scene within a grid, in the grid's CRS; None if it lies outside.
+def footprint(scene: Scene, grid: GeoBox) -> Bounds | None:
+    """Left, bottom, right and top of a scene within a grid, in the grid's CRS; None if it lies outside.
 
     Only of scenes on UTM grids: sinusoidal tiles reach beyond the edge of the Earth, where bounds mean nothing.
     """
@@ -210,7 +210,7 @@ def _day(
     scenes: Sequence[Scene], side: Side, grid: GeoBox, bands: tuple[str, ...], tile: int, to_oli: bool
 ) -> da.Array:
     """One day ``(band + 1, y, x)``; scenes of several platforms are mosaicked platform by platform."""
-    touching = [(scene, found) for scene in scenes if (found := _footprint(scene, grid)) is not None]
+    touching = [(scene, found) for scene in scenes if (found := footprint(scene, grid)) is not None]
     parts = []
     for (sensor, platform), group in groupby(touching, key=lambda pair: (pair[0].sensor, pair[0].platform)):
         members, footprints = zip(*group, strict=True)

@@ -5,6 +5,7 @@ Nothing here asks a server; :mod:`stfgan_xr.catalog` does.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from stfgan_xr.days import solar_day
 from stfgan_xr.errors import InputError, SourceError
-from stfgan_xr.files import Folder, as_folder
+from stfgan_xr.files import Folder, as_folder, to_json
 from stfgan_xr.sensors import BANDS, SENSORS, Sensor
 
 _COMPOSITE_DAY = re.compile(r"\.A(\d{4})(\d{3})\.")
@@ -199,6 +200,8 @@ class Scene:
         Landsat tier, and path and row (empty if there is none).
     crs, shape, transform
         Its grid, if stated: ``EPSG:n`` or WKT, rows and columns, the six numbers of the affine.
+    version
+        What tells two versions of the same files apart, if stated: their checksums, else the time of the last change.
     """
 
     id: str
@@ -215,6 +218,7 @@ class Scene:
     crs: str = ""
     shape: tuple[int, int] | None = None
     transform: tuple[float, ...] | None = None
+    version: str = ""
 
     def href(self, role: str) -> str:
         """Address of a band or quality layer."""
@@ -381,7 +385,15 @@ def _scene(
         tuple(sorted(assets.items())), None if cloud is None else float(cloud),
         str(properties.get("landsat:collection_category") or ""), "_".join(str(k) for k in path_row if k), _crs(stated),
         (int(shape[0]), int(shape[1])) if shape else None, tuple(map(float, transform[:6])) if transform else None,
+        _version(item, [collection.asset(item, role) or {} for role in assets]),
     )  # fmt: skip
+
+
+def _version(item: Mapping[str, Any], assets: Sequence[Mapping[str, Any]]) -> str:
+    sums = [str(asset["file:checksum"]) for asset in assets if asset.get("file:checksum")]
+    if len(sums) == len(assets):
+        return hashlib.sha256(" ".join(sums).encode()).hexdigest()
+    return str(item["properties"].get("updated") or "")
 
 
 def _crs(stated: Mapping[str, Any]) -> str:
@@ -418,6 +430,12 @@ def save_scenes(folder: str | Path | Folder, fine: Sequence[Scene], coarse: Sequ
     as_folder(folder).write_json(
         ITEMS, {name: [_plain(s) for s in scenes] for name, scenes in (("fine", fine), ("coarse", coarse))}
     )
+
+
+def digest(scenes: Iterable[Scene], treated: str = "") -> str:
+    """What changes if some scenes, or what is done to them, become others: from their metadata, no pixel is read."""
+    ordered = sorted(scenes, key=lambda scene: (scene.collection, scene.id))
+    return hashlib.sha256(to_json([[_plain(scene) for scene in ordered], treated])).hexdigest()[:16]
 
 
 def _plain(scene: Scene) -> dict[str, Any]:

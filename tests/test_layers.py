@@ -46,7 +46,9 @@ LAYERS: dict[str, int] = {
         ),
         1,
     ),
-    **dict.fromkeys(("load", "predictors", "brackets", "datasets", "benchmarks", "simulate", "overviews", "stac"), 2),
+    **dict.fromkeys(
+        ("load", "predictors", "brackets", "datasets", "benchmarks", "simulate", "overviews", "stac", "lineage"), 2
+    ),
     **dict.fromkeys(
         (
             "continuity",

@@ -1,5 +1,5 @@
-"""The store against a model of it in memory: created, written, killed, gone on with, damaged, verified, repaired, sealed,
-removed, in any order."""
+"""The store against a model of it in memory: created, written, killed, gone on with, given more days and other input,
+damaged, verified, repaired, sealed, removed, in any order."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,15 @@ def killed_at(change: int, half: bool) -> Iterator[None]:
         Path.replace, Path.unlink = before  # type: ignore[method-assign]
 
 
+MOST_DAYS = 9
+
+
 class Cube(RuleBasedStateMachine):
-    """A cube of twelve blocks on a disk, and what should be in it."""
+    """A cube of twelve blocks or more on a disk, and what should be in it.
+
+    ``torn`` means that it was killed while it was given more days, or blocks of it were taken back: until the same call
+    ends, it is not to be relied on, and nobody is told that it is complete.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,13 +75,15 @@ class Cube(RuleBasedStateMachine):
         self.path = self.folder / "a.zarr"
         variables = store.observation_variables(("red",))
         self.layout = store.Layout(grid(48, 32), tuple(day(n) for n in range(4)), variables, 16, 2)
-        rng = np.random.default_rng(0)
+        self.rng = np.random.default_rng(0)
         self.whole = {
-            name: rng.integers(0, 9000, (4, 48, 32)).astype(variable.dtype)
+            name: self.rng.integers(0, 9000, (MOST_DAYS, 48, 32)).astype(variable.dtype)
             for name, variable in self.layout.variables.items()
         }
+        self.past = [self.whole]
         self.blocks = list(self.layout.blocks())
-        self.there, self.complete, self.reopened = False, False, False
+        self.there, self.complete, self.torn = False, False, False
+        self.stale: set[str] = set()
         self.written: set[str] = set()
         self.hurt: set[str] = set()
 
@@ -88,13 +98,50 @@ class Cube(RuleBasedStateMachine):
         return [block.name for block in self.blocks if block.name not in self.written]
 
     def prepare(self) -> list[store.Block]:
-        return store.prepare(self.path, self.layout, {"seed": 0}, region=corner(self.layout.grid, 20))
+        return store.prepare(
+            self.path, self.layout, {"seed": 0}, region=corner(self.layout.grid, 20), stale=sorted(self.stale)
+        )
 
     @rule()
     def resume(self) -> None:
         pending = self.prepare()
-        self.there = True
+        self.there, self.torn = True, False
+        self.stale.clear()
         assert [block.name for block in pending] == self.missing()
+
+    @precondition(lambda self: self.there)
+    @rule(more=st.integers(1, 3), change=st.integers(0, 12), half=st.booleans())
+    def extend(self, more: int, change: int, half: bool) -> None:
+        """More days at the end; killed at a change of a file, unless that is 0."""
+        days = min(len(self.layout.days) + more, MOST_DAYS)
+        self.renew(replace(self.layout, days=tuple(day(n) for n in range(days))), set(), change, half)
+
+    @precondition(lambda self: self.written)
+    @rule(seed=st.integers(0, 2**32), change=st.integers(0, 12), half=st.booleans())
+    def other_input(self, seed: int, change: int, half: bool) -> None:
+        """A block that is to become another."""
+        name = random.Random(seed).choice(sorted(self.written))
+        block = next(block for block in self.blocks if block.name == name)
+        self.whole = {name: values.copy() for name, values in self.whole.items()}
+        for values in self.whole.values():
+            part = values[(slice(block.first, block.last), *block.window.slices)]
+            part[:] = self.rng.integers(0, 9000, part.shape)
+        self.past.append(self.whole)
+        self.renew(self.layout, {name}, change, half)
+
+    def renew(self, layout: store.Layout, stale: set[str], change: int, half: bool) -> None:
+        before = list(self.layout.days)
+        self.layout, self.stale = layout, self.stale | stale
+        self.blocks = list(layout.blocks())
+        with killed_at(change or 10**6, half):
+            self.prepare()
+            self.stale.clear()
+        names = {block.name for block in self.blocks} - self.stale - stale
+        changed = bool(stale) or list(layout.days) != before or bool(self.stale)
+        self.written &= names
+        self.hurt &= names
+        self.torn = bool(change) and (changed or self.torn)
+        self.complete = store.is_complete(self.path) if self.torn else self.complete and not changed
 
     @rule(change=st.integers(1, 25), half=st.booleans())
     def create_and_die(self, change: int, half: bool) -> None:
@@ -103,18 +150,18 @@ class Cube(RuleBasedStateMachine):
         if not self.there:
             self.there = store.is_there(self.path)
 
-    @precondition(lambda self: self.there and not self.complete)
-    @rule(number=st.integers(0, 11))
+    @precondition(lambda self: self.there and not self.complete and not self.torn)
+    @rule(number=st.integers(0, 29))
     def write(self, number: int) -> None:
-        block = self.blocks[number]
+        block = self.blocks[number % len(self.blocks)]
         store.write_block(self.path, self.layout, block, self.arrays(block))
         self.written.add(block.name)
         self.hurt.discard(block.name)
 
-    @precondition(lambda self: self.there and not self.complete)
-    @rule(number=st.integers(0, 11), change=st.integers(1, 4), half=st.booleans())
+    @precondition(lambda self: self.there and not self.complete and not self.torn)
+    @rule(number=st.integers(0, 29), change=st.integers(1, 4), half=st.booleans())
     def write_and_die(self, number: int, change: int, half: bool) -> None:
-        block = self.blocks[number]
+        block = self.blocks[number % len(self.blocks)]
         with killed_at(change, half):
             store.write_block(self.path, self.layout, block, self.arrays(block))
             self.written.add(block.name)
@@ -126,7 +173,7 @@ class Cube(RuleBasedStateMachine):
             (self.path / store.RECORDS / f"{block.name}.json").unlink()
             self.hurt.discard(block.name)
 
-    @precondition(lambda self: self.written)
+    @precondition(lambda self: self.written and not self.torn)
     @rule(seed=st.integers(0, 2**32), how=st.sampled_from(["delete", "cut", "flip"]))
     def damage(self, seed: int, how: str) -> None:
         draw = random.Random(seed)
@@ -146,7 +193,7 @@ class Cube(RuleBasedStateMachine):
             path.write_bytes(content)
         self.hurt.add(name)
 
-    @precondition(lambda self: self.there)
+    @precondition(lambda self: self.there and not self.torn)
     @rule()
     def verify(self) -> None:
         found = store.check(self.path)
@@ -158,7 +205,7 @@ class Cube(RuleBasedStateMachine):
             self.hurt.discard(name)
         assert {damage.block for damage in found} == self.hurt | set(self.missing())
 
-    @precondition(lambda self: self.there)
+    @precondition(lambda self: self.there and not self.torn)
     @rule()
     def repair(self) -> None:
         found = store.check(self.path)
@@ -171,22 +218,22 @@ class Cube(RuleBasedStateMachine):
         assert store.check(self.path) == []
         self.written, self.hurt, self.complete = {block.name for block in self.blocks}, set(), False
 
-    @precondition(lambda self: self.there)
+    @precondition(lambda self: self.there and not self.torn)
     @rule()
     def seal(self) -> None:
         if self.missing():
             with pytest.raises(errors.IncompleteError, match="missing"):
                 store.seal(self.path)
         else:
-            assert store.seal(self.path)["blocks"] == 12
+            assert store.seal(self.path)["blocks"] == len(self.blocks)
             self.complete = True
 
     @precondition(lambda self: self.complete)
     @rule()
     def remove(self) -> None:
         store.remove(self.path)
-        self.there = self.complete = False
-        self.written, self.hurt = set(), set()
+        self.there = self.complete = self.torn = False
+        self.written, self.hurt, self.stale = set(), set(), set()
 
     @invariant()
     def a_reader_sees_what_is_there_or_is_told(self) -> None:
@@ -194,6 +241,8 @@ class Cube(RuleBasedStateMachine):
             assert not store.is_there(self.path)
             return
         assert store.is_complete(self.path) == self.complete
+        if self.torn:
+            return
         assert store.missing_blocks(self.path) == self.missing()
         if not self.complete:
             with pytest.raises(errors.IncompleteError):
@@ -210,7 +259,9 @@ class Cube(RuleBasedStateMachine):
                 right = found == self.whole[name][where]
                 if block.name in self.written - self.hurt:
                     assert right.all()
-                assert (right | (found == variable.fill)).all()
+                # Until it is written again, a block holds what it held.
+                earlier = [found == whole[name][where] for whole in self.past]
+                assert np.logical_or.reduce([right, found == variable.fill, *earlier]).all()
 
 
 @pytest.mark.parametrize("machines", [1, pytest.param(20, marks=pytest.mark.slow)])

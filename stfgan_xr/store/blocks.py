@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from stfgan_xr.errors import IncompleteError, InputError
 from stfgan_xr.files import Folder, ObjectFolder, as_folder
 from stfgan_xr.grid import Window, georeference, tiles
 from stfgan_xr.region import Region
+from stfgan_xr.sensors import is_clear
 from stfgan_xr.store.groups import (
     COMPLETE,
     CREATING,
     MEND,
     ROOT,
+    WRITING,
     Fresh,
     Where,
     decoding,
@@ -73,8 +76,12 @@ def prepare(
     identity: Mapping[str, Any],
     attributes: Mapping[str, Any] | None = None,
     region: Region | None = None,
+    stale: Collection[str] = (),
 ) -> list[Block]:
     """Create a cube, or go on with the one that is there; the blocks still to be written, in order.
+
+    A cube grows if the layout has more days than it: those that are there stay where they are. While blocks of it are
+    to be written it is unfinished for its readers, although what they hold of before stays until it is written over.
 
     Parameters
     ----------
@@ -88,24 +95,50 @@ def prepare(
         Further attributes of the group.
     region
         The area it was made for, on its grid: written as the variable ``aoi``, true inside.
+    stale
+        Names of blocks that are to be written again, as what they were made from is not what it was.
 
     Raises
     ------
     InputError
-        If a cube with another identity is there; the difference is named.
+        If a cube with another identity is there, or one whose days are not the first of the layout's; the difference is
+        named.
     """
     folder, wanted = as_folder(path), json.loads(json.dumps(full_identity(layout, identity, region), sort_keys=True))
     folder.sweep()
     if is_there(folder):
-        refuse_difference(folder, state_of(folder)["identity"], wanted)
-        if "reopened" in state_of(folder):
-            _restore(folder, template(layout, wanted, attributes or {}, region))
+        _go_on(folder, layout, wanted, attributes or {}, region, stale)
     else:
         with folder.writing(), folder.building() as new:
             new.delete(last=ROOT)
             _create(new, template(layout, wanted, attributes or {}, region))
     done = recorded(folder)
     return [block for block in layout.blocks() if block.name not in done]
+
+
+def _go_on(
+    folder: Folder, layout: Layout, wanted: dict[str, Any], attributes: Any, region: Region | None, stale: Any
+) -> None:
+    """Bring all of a cube but its blocks to a layout, and take back the records of blocks to be written again.
+
+    Killed anywhere, the same comes of the next call: first the root says that the cube is unfinished, and until it is
+    sealed again that it grows, so that what lies beside the blocks is looked at once more.
+    """
+    state = state_of(folder)
+    before, days = state["identity"], wanted["days"]
+    refuse_difference(folder, {**before, "days": None}, {**wanted, "days": None})
+    if before["days"] != days[: len(before["days"])]:
+        refuse_difference(folder, {"days": before["days"]}, {"days": days})
+    void = [day.isoformat() for day in layout.void]
+    kept = {block.name for block in layout.blocks()} - set(stale)
+    obsolete = recorded(folder) - kept
+    if before["days"] != days or state.get("void", []) != void or obsolete:
+        state = {"status": WRITING, "layout": state["layout"], "identity": wanted, "growing": True}
+        set_state(folder, state | ({"void": void} if void else {}))
+    if "growing" in state or "reopened" in state:
+        _restore(folder, template(layout, wanted, attributes, region))
+    for name in sorted(obsolete):
+        folder.delete_file(record_of(name))
 
 
 def _create(folder: Folder, files: Mapping[str, bytes]) -> None:
@@ -122,10 +155,11 @@ def _restore(folder: Folder, files: Mapping[str, bytes]) -> None:
             folder.write(key, content)
 
 
-def set_state(folder: Folder, state: Mapping[str, Any]) -> None:
-    """Exchange what the root of a cube states."""
+def set_state(folder: Folder, state: Mapping[str, Any], attributes: Mapping[str, Any] | None = None) -> None:
+    """Exchange what the root of a cube states, and further attributes with it, in one step."""
     with folder.writing():
-        zarr.open_group(opened(folder, False), mode="r+", zarr_format=3).attrs["stfgan_xr"] = dict(state)
+        group = zarr.open_group(opened(folder, False), mode="r+", zarr_format=3)
+        group.attrs.update({**(attributes or {}), "stfgan_xr": dict(state)})
 
 
 def is_there(path: Where) -> bool:
@@ -223,6 +257,16 @@ def write_block(path: Where, layout: Layout, block: Block, arrays: Mapping[str, 
     return record
 
 
+def note(path: Where, record: Mapping[str, Any]) -> None:
+    """Exchange what the record of a block says besides its digest."""
+    as_folder(path).write_json(record_of(record["block"]), dict(record))
+
+
+def recorded_blocks(path: Where) -> set[str]:
+    """Names of the blocks of a cube that have a record."""
+    return recorded(as_folder(path))
+
+
 def inside(path: Where, window: Window) -> Array | None:
     """Whether each pixel of a window lies inside the area a cube was made for; None if it was made for none."""
     folder = as_folder(path)
@@ -234,17 +278,42 @@ def inside(path: Where, window: Window) -> Array | None:
             return np.asarray(array[window.slices]).astype(bool)
 
 
-def write_tasks(dataset: xr.Dataset, path: Where, layout: Layout, pending: Iterable[Block]) -> Iterator[Delayed]:
-    """One task for each pending block of a lazy Dataset of counts: compute and write it, return the record."""
+def _write_block_of_counts(
+    path: Where, layout: Layout, block: Block, arrays: Mapping[str, Array], inputs: Mapping[str, str] | None
+) -> dict[str, Any]:
+    notes = {} if inputs is None else {"inputs": dict(inputs)}
+    return write_block(path, layout, block, arrays, clear=int(is_clear(arrays["qa"]).sum()), **notes)
+
+
+def write_tasks(
+    dataset: xr.Dataset,
+    path: Where,
+    layout: Layout,
+    pending: Iterable[Block],
+    inputs: Mapping[str, Mapping[str, str]] | None = None,
+) -> Iterator[Delayed]:
+    """One task for each pending block of a lazy Dataset of counts: compute and write it, return the record.
+
+    ``inputs`` says of each block, by name, what it is made from: it goes into the record.
+    """
     for block in pending:
         rows, columns = block.window.slices
         part = dataset.isel(time=slice(block.first, block.last), y=rows, x=columns)
         arrays = {name: part[name].data for name in layout.variables}
-        yield delayed(write_block, pure=False)(path, layout, block, arrays)
+        yield delayed(_write_block_of_counts, pure=False)(path, layout, block, arrays, inputs and inputs[block.name])
 
 
-def seal(path: Where) -> dict[str, Any]:
+def seal(
+    path: Where, facts: Mapping[str, Any] | None = None, attributes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Mark a cube complete if all its blocks are recorded; its state, with count and digest of the records.
+
+    Parameters
+    ----------
+    facts
+        What the state is to say besides.
+    attributes
+        Attributes of the group that are to be exchanged.
 
     Raises
     ------
@@ -257,17 +326,18 @@ def seal(path: Where) -> dict[str, Any]:
         raise IncompleteError(
             f"{folder}: {len(missing)} blocks are missing, first {missing[0]}; run the same command again"
         )
-    if state["status"] == COMPLETE:
+    if state["status"] == COMPLETE and all(state.get(key) == value for key, value in (facts or {}).items()):
         return state
     written = records(folder)
     found = sealed(written)
+    state.pop("growing", None)
     if state.pop("reopened", None) not in (None, found):
         raise IncompleteError(
             f"{folder}: blocks that were made again are not those that were there, as other versions of the libraries "
             "may make them; make the run again with --overwrite"
         )
-    state |= {"status": COMPLETE, "blocks": len(written), "sha256": found}
-    set_state(folder, state)
+    state |= {**(facts or {}), "status": COMPLETE, "blocks": len(written), "sha256": found}
+    set_state(folder, state, attributes)
     return state
 
 
@@ -291,6 +361,16 @@ def blocks_of(path: Where) -> list[Block]:
     ]
 
 
+def days_of(path: Where) -> list[date]:
+    """The days of a cube in the order of its axis, also those that there is nothing for any more."""
+    return [date.fromisoformat(day) for day in state_of(as_folder(path))["identity"]["days"]]
+
+
+def layout_facts(path: Where) -> dict[str, Any]:
+    """Tile, run of days, ratio and names of the variables that a cube was created with."""
+    return dict(state_of(as_folder(path))["layout"])
+
+
 def variables_of(path: Where) -> list[str]:
     """Names of the variables that the blocks of a cube hold."""
     return list(state_of(as_folder(path))["layout"]["variables"])
@@ -312,4 +392,4 @@ def is_complete(path: Where) -> bool:
 def identity_of(path: Where) -> dict[str, Any]:
     """The parameters a cube was made with, and the digest of its blocks (None while it is unfinished)."""
     state = state_of(as_folder(path))
-    return {**state["identity"], "sha256": state.get("sha256")}
+    return {**state["identity"], "sha256": state.get("sha256") if state["status"] == COMPLETE else None}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import zarr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from stfgan_xr.days import from_number, to_numbers
 from stfgan_xr.errors import IncompleteError
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.sensors import to_reflectance
@@ -82,11 +85,40 @@ def _open_dataset(folder: Folder, decode: bool, allow_incomplete: bool) -> xr.Da
             + "; run the same command again to finish it, or pass allow_incomplete=True"
         )
     group = open_group(folder)
-    with folder.reading(), decoding(folder, "its metadata"):
-        variables = {
-            name: _variable(folder, open_array(folder, name, complete), decode) for name in state["layout"]["variables"]
-        }
-        return xr.Dataset(variables, _coordinates(folder, group), dict(group.attrs))
+    try:
+        with folder.reading(), decoding(folder, "its metadata"):
+            variables = {
+                name: _variable(folder, open_array(folder, name, complete), decode)
+                for name in state["layout"]["variables"]
+            }
+            dataset = _in_order(xr.Dataset(variables, _coordinates(folder, group), dict(group.attrs)), state)
+    except IncompleteError:
+        _refuse_other(folder, state)
+        raise
+    _refuse_other(folder, state)
+    return dataset
+
+
+def _refuse_other(folder: Folder, state: Mapping[str, Any]) -> None:
+    """A cube that began to grow while it was opened is half of this state and half of that."""
+    if state_of(folder) != state:
+        raise IncompleteError(f"{folder} began to be written while it was opened; open it again when that has ended")
+
+
+def _order(days: Sequence[date], state: Mapping[str, Any]) -> list[int]:
+    """Time steps that a reader sees, by day: those that came late lie at the end of the axis."""
+    void = state.get("void", [])
+    return sorted((n for n, day in enumerate(days) if day.isoformat() not in void), key=lambda n: days[n])
+
+
+def _in_order(dataset: xr.Dataset, state: Mapping[str, Any]) -> xr.Dataset:
+    days = [from_number(number) for number in to_numbers(dataset["time"].values)]
+    order = _order(days, state)
+    if "provisional" in state:
+        text = "whether a later acquisition may still change the day"
+        settled = np.array([day.isoformat() in state["provisional"] for day in days])
+        dataset = dataset.assign_coords(provisional=("time", settled, {"long_name": text}))
+    return dataset if order == list(range(len(days))) else dataset.isel(time=order)
 
 
 def open_cube(path: Where, *, allow_incomplete: bool = False) -> xr.Dataset:
@@ -104,14 +136,16 @@ def open_cube(path: Where, *, allow_incomplete: bool = False) -> xr.Dataset:
     -------
     xarray.Dataset
         Bands ``(time, y, x)``, ``qa`` and further variables; use ``.chunk()`` for dask arrays. A cube made for an area
-        has the coordinate ``aoi``, true inside: ``cube.where(cube.aoi)``.
+        has the coordinate ``aoi``, true inside: ``cube.where(cube.aoi)``, and a fused one ``provisional (time)``, true
+        on days that a later acquisition may still change: ``cube.sel(time=~cube.provisional)``.
 
     Raises
     ------
     InputError
         If there is no cube at ``path``.
     IncompleteError
-        If it is unfinished; the message counts the missing blocks. When values are read, if a shard is gone.
+        If it is unfinished, or being added to; the message counts the missing blocks. When values are read, if a shard
+        is gone.
     SourceError
         If an object store cannot be read, also when values are.
     """
@@ -123,25 +157,33 @@ def open_counts(path: Where, *, allow_incomplete: bool = False) -> xr.Dataset:
     return _open_dataset(as_folder(path), False, allow_incomplete)
 
 
-def _slabs(array: zarr.Array[Any]) -> Iterator[Any]:
+def _slabs(array: zarr.Array[Any], order: Sequence[int]) -> Iterator[Any]:
     if array.ndim == 0:
         yield ...
-        return
-    step = array.chunks[0]
-    for start in range(0, array.shape[0], step):
-        yield slice(start, start + step)
+    elif _dims(array)[:1] == ("time",) and list(order) != list(range(array.shape[0])):
+        for step in order:
+            yield slice(step, step + 1)
+    else:
+        step = array.chunks[0]
+        for start in range(0, array.shape[0], step):
+            yield slice(start, start + step)
 
 
 def content_digest(path: Where) -> str:
-    """sha256 over all decoded arrays and coordinates; it does not depend on chunks or compression."""
+    """sha256 over all decoded arrays and coordinates, as readers see them; it does not depend on chunks or compression,
+    nor on the order in which days were added."""
     folder, found = as_folder(path), hashlib.sha256()
-    group = open_group(folder)
-    whole = {*state_of(folder)["layout"]["variables"], AOI} if status(group) == COMPLETE else set()
+    group, state = open_group(folder), state_of(folder)
+    whole = {*state["layout"]["variables"], AOI} if status(group) == COMPLETE else set()
+    order = _order([date.fromisoformat(day) for day in state["identity"]["days"]], state)
+    found.update(json.dumps(state.get("provisional", [])).encode())
     with folder.reading():
         for name, listed in sorted(group.arrays()):
             array = open_array(folder, name, True) if name in whole else listed
-            found.update(f"{name} {array.dtype} {array.shape}".encode())
-            for part in _slabs(array):
+            timed = _dims(array)[:1] == ("time",)
+            shape = (len(order), *array.shape[1:]) if timed else array.shape
+            found.update(f"{name} {array.dtype} {shape}".encode())
+            for part in _slabs(array, order):
                 with decoding(folder, name):
                     found.update(np.ascontiguousarray(array[part]).tobytes())
     return found.hexdigest()

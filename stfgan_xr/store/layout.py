@@ -80,6 +80,8 @@ class Layout:
         Pixels along a tile and days of a block; one block is one shard of every variable.
     ratio
         Pixels along a cell of the ``yc, xc`` variables.
+    void
+        Days of the axis that there is nothing for any more: readers do not see them.
     """
 
     grid: GeoBox
@@ -88,6 +90,7 @@ class Layout:
     tile: int
     run: int
     ratio: int = 1
+    void: tuple[date, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
