@@ -7,9 +7,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,9 @@ ATTEMPTS = 3
 """How often a task is tried that fails for no known reason."""
 MOST_FAILED = 20
 """After so many tasks that failed, and none that did not, the rest is not tried."""
+LOST = "the Dask scheduler is lost; finished blocks are kept: run the same command again"
+TELLING = 10
+"""How often workers are told of something until none of them dies meanwhile."""
 TOO_LONG = 75
 """With which a worker ends whose task took too long."""
 AHEAD = 2
@@ -89,11 +92,14 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
     ------
     InputError
         If the scheduler does not answer, or dask-cuda or a driver is missing.
+    ResourceError
+        If the scheduler is lost.
     """
     if scheduler is None and kind == "local" and workers <= 1:
         yield None
         return
     from distributed import Client
+    from distributed.comm.core import CommClosedError
 
     # distributed tells of every connection on import; its warnings are enough.
     logging.getLogger("distributed").setLevel(logging.WARNING)
@@ -114,6 +120,8 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
     with client:
         try:
             yield client
+        except CommClosedError:  # whatever was asked of it
+            raise ResourceError(LOST) from None
         except Exception:
             raise
         except BaseException:  # asked to end: what is being done is abandoned
@@ -317,9 +325,7 @@ def _outcome(future: Any, number: int, client: Client) -> Any | Failed:
         raise _out_of_memory() from None
     except (Exception, CancelledError) as error:
         if client.status != "running" or isinstance(error, CancelledError):
-            raise ResourceError(
-                "the Dask scheduler is lost; finished blocks are kept: run the same command again"
-            ) from None
+            raise ResourceError(LOST) from None
         log.warning("task %d failed: %s", number, _say(error))
         return Failed(number, _say(error))
 
@@ -335,12 +341,32 @@ def _watched(client: Client, minutes: float | None) -> Iterator[None]:
         return
     own = client.cluster is not None
     plugin = _watchdog(60 * minutes, "" if own else "write_block")
-    client.register_plugin(plugin)
+    _tell(client, client.register_plugin, plugin)
     try:
         yield
     finally:
-        if not own and client.status == "running":
-            client.unregister_worker_plugin(plugin.name)
+        if not own:
+            with suppress(ResourceError, ValueError):  # not over what ended the run; or done already
+                _tell(client, client.unregister_worker_plugin, plugin.name)
+
+
+def _tell(client: Client, tell: Callable[[Any], Any], what: Any) -> None:
+    """Tell all workers something; the scheduler hangs up if one of them dies meanwhile, and is asked again.
+
+    Raises
+    ------
+    ResourceError
+        If the scheduler is lost.
+    """
+    for _ in range(TELLING):
+        if client.status != "running":
+            break
+        try:
+            tell(what)
+            return
+        except OSError:  # CommClosedError is one
+            time.sleep(1)
+    raise ResourceError(LOST)
 
 
 def _watchdog(seconds: float, which: str) -> Any:
