@@ -28,7 +28,9 @@ NOTES = "STFGAN_XR_NOTES"
 """Names the folder where workers note what they begin, and find traps."""
 SLOW = 0.5
 """Seconds that a block takes longer in workers: without them most moments of a run lie between blocks."""
-PATIENCE = 1200.0
+PATIENCE = 600.0
+"""Seconds after which a run is said to hang."""
+HUNG = -1
 
 
 # ---------------------------------------------------------------- in a worker
@@ -70,8 +72,13 @@ def _start(plan: Plan, out: Path, notes: Path, *more: str) -> psutil.Popen:
 
 
 def _ended(process: psutil.Popen) -> tuple[int, str]:
-    """Exit code and last words of a command, when it is at its end."""
-    _, err = process.communicate(timeout=PATIENCE)
+    """Exit code and last words of a command, when it is at its end; of one that hangs, :data:`HUNG`."""
+    try:
+        _, err = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        for one in [*process.children(recursive=True), process]:
+            one.kill()
+        return HUNG, process.communicate()[1].decode()[-2000:]
     return int(process.returncode), err.decode()[-2000:]
 
 
@@ -116,7 +123,7 @@ def repeated(lines: list[tuple[int, str]], killed: set[int]) -> int:
 def worker_kills(plan: Plan, count: int, seed: int = 0, most: int = 4) -> dict[str, Any]:
     """Runs of two workers that are killed, half of them at a change of a file and half at a moment; then run again."""
     draw, done = random.Random(seed), 0
-    found = {"at_changes_of_files": 0, "runs": 0, "ended_without_resuming": 0, "same": 0, "unreadable": 0, "torn": 0,
+    found = {"at_changes_of_files": 0, "runs": 0, "ended_without_resuming": 0, "hung": 0, "same": 0, "unreadable": 0, "torn": 0,
              "most_blocks_repeated_by_a_kill": 0}  # fmt: skip
     seen: dict[str, int] = {}
     while done < count and found["runs"] < count:
@@ -134,10 +141,11 @@ def worker_kills(plan: Plan, count: int, seed: int = 0, most: int = 4) -> dict[s
                 found["most_blocks_repeated_by_a_kill"], repeated(begun(notes), killed | by_trap)
             )
             found["ended_without_resuming"] += code == 0
+            found["hung"] += code == HUNG
             # A block whose workers were killed three times is given up: the next run makes it.
             if code not in (0, 6):
                 print(code, err, file=sys.stderr)
-            ended = code in (0, 6) and plan.finish(out) == 0 and plan.same(out)
+            ended = plan.finish(out) == 0 and plan.same(out)
         found["same"] += ended
         found["runs"] += 1
         shutil.rmtree(out)
@@ -151,7 +159,8 @@ def _killed_workers(plan: Plan, out: Path, notes: Path, draw: random.Random, mos
         trap = survival.Trap(draw.randint(1, 16), draw.choice(["before", "half", "after"]))
         (notes / f"trap-{number}.json").write_text(json.dumps(vars(trap)))
     process, killed = _start(plan, out, notes, "--workers", "2"), set[int]()
-    while process.poll() is None and len(killed) < most - most // 2:
+    asked = time.monotonic()
+    while process.poll() is None and len(killed) < most - most // 2 and time.monotonic() < asked + PATIENCE:
         time.sleep(draw.uniform(0.2, 2))
         workers = [worker for worker in _workers(process) if worker.pid not in killed]
         if begun(notes) and workers:
@@ -205,7 +214,8 @@ class _Ends:
 
     def end(self, process: psutil.Popen, out: Path, how: Any, wanted: int) -> None:
         """End a run by a function when it has recorded so many blocks; then go on with it."""
-        while process.poll() is None and len(_records(out)) < wanted:
+        asked = time.monotonic()
+        while process.poll() is None and len(_records(out)) < wanted and time.monotonic() < asked + PATIENCE:
             time.sleep(0.01)
         crew = [] if process.poll() is not None else process.children(recursive=True)
         how()

@@ -72,7 +72,7 @@ def _clusters(plan: survival.Plan, counts: Counts) -> Iterator[Figure]:
     """Runs of several processes, some of which end."""
     if counts.worker_kills:
         found = clusters.worker_kills(plan, counts.worker_kills)
-        wrong = ("unreadable", "torn", "reader_wrong_pixels", "reader_unreadable")
+        wrong = ("unreadable", "torn", "hung", "reader_wrong_pixels", "reader_unreadable")
         passed = found["same"] == found["runs"] and not any(found[key] for key in wrong)
         passed &= found["most_blocks_repeated_by_a_kill"] <= 1
         yield Figure(9, "kills of workers of a LocalCluster of two", found.pop("kills"), found, passed)

@@ -38,6 +38,8 @@ TELLING = 10
 """How often workers are told of something until none of them dies meanwhile."""
 TOO_LONG = 75
 """With which a worker ends whose task took too long."""
+REPLACED = 10.0
+"""Seconds after which it is looked whether workers of this machine are gone for good."""
 AHEAD = 2
 """Tasks submitted for each worker thread: enough to keep it busy, few enough to keep the graph small."""
 
@@ -119,7 +121,8 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
     log.info("dashboard: %s", client.dashboard_link)
     with client:
         try:
-            yield client
+            with _replaced(client.cluster):
+                yield client
         except CommClosedError:  # whatever was asked of it
             raise ResourceError(LOST) from None
         except Exception:
@@ -138,6 +141,30 @@ def _abandon(cluster: Any) -> None:
         nanny.auto_restart = False
         if getattr(nanny, "pid", None):
             os.kill(nanny.pid, signal.SIGKILL)
+
+
+@contextmanager
+def _replaced(cluster: Any) -> Iterator[None]:
+    """Within it, workers of a cluster of this machine that are gone for good are replaced.
+
+    Dask starts a worker that dies again, but gives up one that dies while it starts, or starts slowly; a run without
+    any would wait for ever.
+    """
+    count, ended = len(getattr(cluster, "worker_spec", {})), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(REPLACED):
+            cluster.scale(count)
+
+    watch = threading.Thread(target=look, name="workers", daemon=True)
+    if count:
+        watch.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if count:
+            watch.join()
 
 
 def _configure(threads: int) -> None:

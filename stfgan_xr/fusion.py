@@ -381,9 +381,10 @@ class Job:
         return fine, coarse
 
     def write_tasks(self, path: store.Where, pending: Iterable[store.Block]) -> Iterator[Delayed]:
-        """One task for each block: fuse, write whole shards, return the record."""
-        ready = self.ready()
+        """One task for each block: fuse, write whole shards, return the record. Without blocks nothing is read."""
+        ready = None
         for block in pending:
+            ready = ready or self.ready()
             yield delayed(_write_block, pure=False)(path, self.layout, block, *ready._arguments(block))
 
     def memory(self) -> float:

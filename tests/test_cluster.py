@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -125,6 +127,19 @@ def test_tasks_that_kill_hang_or_fail_are_given_up_on_a_cluster_and_no_others(tm
     assert given_up[8] == "ZeroDivisionError: in block 8: https://a.example/b.tif"
     others = [result for result in results if not isinstance(result, cluster.Failed)]
     assert sorted(others) == sorted([2, *(n * n for n in range(14) if n not in bad and n not in passing)])
+
+
+@pytest.mark.slow
+def test_workers_that_are_given_up_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "REPLACED", 0.5)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}), cluster.connect(2) as client:
+        assert client is not None
+        # What Dask does with one that dies while it starts: it does not start it again.
+        for nanny in client.cluster.workers.values():
+            nanny.auto_restart = False
+            os.kill(nanny.pid, signal.SIGKILL)
+        assert sorted(cluster.run((delayed(square)(n) for n in range(4)), client)) == [0, 1, 4, 9]
+        client.wait_for_workers(2, timeout=300)
 
 
 # ---------------------------------------------------------------- blocks that fail
