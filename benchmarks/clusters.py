@@ -123,8 +123,8 @@ def repeated(lines: list[tuple[int, str]], killed: set[int]) -> int:
 def worker_kills(plan: Plan, count: int, seed: int = 0, most: int = 4) -> dict[str, Any]:
     """Runs of two workers that are killed, half of them at a change of a file and half at a moment; then run again."""
     draw, done = random.Random(seed), 0
-    found = {"at_changes_of_files": 0, "runs": 0, "ended_without_resuming": 0, "hung": 0, "same": 0, "unreadable": 0, "torn": 0,
-             "most_blocks_repeated_by_a_kill": 0}  # fmt: skip
+    found = {"at_changes_of_files": 0, "runs": 0, "ended_without_resuming": 0, "hung": 0, "same": 0, "unreadable": 0,
+             "torn": 0, "most_blocks_repeated_by_a_kill": 0}  # fmt: skip
     seen: dict[str, int] = {}
     while done < count and found["runs"] < count:
         number, left = found["runs"], min(most, count - done)
