@@ -28,7 +28,7 @@ NOTES = "STFGAN_XR_NOTES"
 """Names the folder where workers note what they begin, and find traps."""
 SLOW = 0.5
 """Seconds that a block takes longer in workers: without them most moments of a run lie between blocks."""
-PATIENCE = 600.0
+PATIENCE = 3600.0
 """Seconds after which a run is said to hang."""
 HUNG = -1
 

@@ -214,7 +214,7 @@ def _read(out: Path, good: Path, found: Any, stop: Any) -> None:
                 fill = int(values.attrs.get("_FillValue", _FILLS.get((name, str(key)), fusion.NO_AGE)))
                 right = (values.values == whole[name][key].values) | (values.values == fill)
                 counts["wrong_pixels"] += int((~right).sum())
-        time.sleep(0.05)
+        time.sleep(0.3)
     found.put(counts)
 
 
