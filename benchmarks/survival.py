@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from pipelines import fuse, verify
 from pipelines.console import main
 from stfgan_xr import fusion, store
@@ -59,13 +57,14 @@ class Trap:
     largest: int | None = None
 
 
-class _Changes:
-    """Counts what a process does to files, and kills it where the trap says."""
+class Changes:
+    """Counts what a process does to files, notes the blocks it begins, and kills it where the trap says."""
 
     def __init__(self, trap: Trap, log: Path) -> None:
         self.trap, self.log, self.count = trap, log, 0
 
     def watch(self, owner: Any, name: str) -> None:
+        """Watch a function that changes files."""
         real = getattr(owner, name)
 
         def changed(*arguments: Any, **options: Any) -> Any:
@@ -74,35 +73,49 @@ class _Changes:
             if here and self.trap.when == "half" and name == "replace":
                 os.truncate(arguments[0], Path(arguments[0]).stat().st_size // 2)
             if here and self.trap.when != "after":
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._die()
             result = real(*arguments, **options)
             if here:
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._die()
             return result
 
         setattr(owner, name, changed)
 
+    def _die(self) -> None:
+        self.note("died")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch_files(self) -> None:
+        """Watch all that this process does to files from now on."""
+        for owner, name in ((Path, "replace"), (Path, "rename"), (Path, "unlink"), (os, "link")):
+            self.watch(owner, name)
+
     def note(self, line: str) -> None:
+        """Add a line to the log, after this process's number."""
         with self.log.open("a") as file:
-            file.write(line + "\n")
+            file.write(f"{os.getpid()} {line}\n")
 
+    def note_blocks(self, slow: float = 0.0) -> None:
+        """Note each block that this process begins, which then takes longer by some seconds."""
 
-def _noted(real: Callable[..., Any], changes: _Changes) -> Callable[..., Any]:
-    def begun(path: Any, layout: Any, block: Any, *rest: Any, **more: Any) -> Any:
-        changes.note(f"{Path(str(path)).name} {block.name}")
-        return real(path, layout, block, *rest, **more)
+        def noted(real: Callable[..., Any]) -> Callable[..., Any]:
+            def begun(path: Any, layout: Any, block: Any, *rest: Any, **more: Any) -> Any:
+                self.note(f"{Path(str(path)).name} {block.name}")
+                time.sleep(slow)
+                return real(path, layout, block, *rest, **more)
 
-    return begun
+            return begun
+
+        fusion._write_block = noted(fusion._write_block)
+        store.blocks.write_block = noted(store.blocks.write_block)
 
 
 def _run(arguments: list[str], trap: Trap, log: Path, command: Callable[..., None]) -> None:
     """In a forked process: a command that goes into a trap."""
     os.setpgid(0, 0)
-    changes = _Changes(trap, log)
-    for owner, name in ((Path, "replace"), (Path, "rename"), (Path, "unlink"), (os, "link")):
-        changes.watch(owner, name)
-    fusion._write_block = _noted(fusion._write_block, changes)
-    store.blocks.write_block = _noted(store.blocks.write_block, changes)
+    changes = Changes(trap, log)
+    changes.watch_files()
+    changes.note_blocks()
     if trap.largest is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (trap.largest, trap.largest))
     output = os.open(log.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -201,7 +214,7 @@ def _read(out: Path, good: Path, found: Any, stop: Any) -> None:
                 fill = int(values.attrs.get("_FillValue", _FILLS.get((name, str(key)), fusion.NO_AGE)))
                 right = (values.values == whole[name][key].values) | (values.values == fill)
                 counts["wrong_pixels"] += int((~right).sum())
-        time.sleep(0.05)
+        time.sleep(0.3)
     found.put(counts)
 
 
@@ -229,7 +242,8 @@ def reader(out: Path, good: Path, total: dict[str, int]) -> Iterator[None]:
 
 def repeated(log: Path, before: int) -> tuple[int, int]:
     """Blocks that a run began although they were begun before, and lines of its log."""
-    lines = [line for line in log.read_text().splitlines() if not line.startswith("changes")] if log.exists() else []
+    lines = [line.partition(" ")[2] for line in log.read_text().splitlines()] if log.exists() else []
+    lines = [line for line in lines if ".zarr " in line]
     return len(set(lines[before:]) & set(lines[:before])), len(lines)
 
 
@@ -296,120 +310,6 @@ def terms(plan: Plan, count: int, seed: int = 0) -> dict[str, Any]:
     return {
         "ended_with_143": codes.count(143), "asked": len(codes), "slowest_seconds": round(slowest, 1), "same": same,
         "runs": count,
-    }  # fmt: skip
-
-
-def _command(plan: Plan, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "pipelines.fuse", *plan.arguments, "--out", str(out), *more]
-
-
-def _records(out: Path) -> dict[Path, int]:
-    """Records of blocks that are there, and the files they are."""
-    found = {}
-    for path in out.glob(f"*.zarr/{store.RECORDS}/t*.json"):
-        try:
-            found[path] = path.stat().st_ino
-        except FileNotFoundError:
-            continue
-    return found
-
-
-def _workers(process: psutil.Process) -> list[psutil.Process]:
-    """Worker processes of a command: those that a nanny keeps."""
-    found = []
-    for child in process.children(recursive=True):
-        try:
-            if "spawn_main" in " ".join(child.cmdline()):
-                found.append(child)
-        except psutil.Error:
-            continue
-    return found
-
-
-def worker_kills(plan: Plan, count: int, seed: int = 0, most: int = 4) -> dict[str, Any]:
-    """Runs of two workers, one of which is killed again and again."""
-    draw, done, runs, same, again = random.Random(seed), 0, 0, 0, 0
-    while done < count:
-        out, killed = plan.folder / f"workers-{runs}", 0
-        process = psutil.Popen(_command(plan, out, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        before: dict[Path, int] = {}
-        while process.poll() is None and killed < most and done < count:
-            time.sleep(draw.uniform(0.5, 2))
-            workers = _workers(process)
-            if out.exists() and list(out.glob("*.zarr")) and workers:
-                before |= _records(out)
-                draw.choice(workers).kill()
-                done, killed = done + 1, killed + 1
-        _, err = process.communicate(timeout=1200)
-        after = _records(out)
-        again += sum(after.get(path) != inode for path, inode in before.items())
-        ended = process.returncode == 0 and plan.same(out)
-        if not ended:
-            print(err.decode()[-2000:], file=sys.stderr)
-        same, runs = same + ended, runs + 1
-        shutil.rmtree(out)
-    return {"kills": done, "runs": runs, "same_without_resuming": same, "finished_blocks_repeated": again}
-
-
-@contextmanager
-def dask(folder: Path, workers: int = 2, threads: int = 1) -> Iterator[tuple[str, psutil.Popen]]:
-    """A scheduler with workers, each in processes of its own: its address, and the scheduler."""
-    file = folder / "scheduler.json"
-    file.unlink(missing_ok=True)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
-    named = ["--scheduler-file", str(file)]
-    base = [sys.executable, "-m"]
-    scheduler = psutil.Popen(
-        [*base, "distributed.cli.dask_scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard", *named],
-        **quiet,
-    )
-    options = ["--nworkers", str(workers), "--nthreads", str(threads), "--no-dashboard", "--death-timeout", "60"]
-    crew = psutil.Popen(
-        [*base, "distributed.cli.dask_worker", *options, "--local-directory", str(folder), *named], **quiet
-    )
-    try:
-        while not file.is_file():
-            time.sleep(0.1)
-        yield json.loads(file.read_text())["address"], scheduler
-    finally:
-        for process in (crew, scheduler):
-            for one in [*process.children(recursive=True), process] if process.is_running() else []:
-                try:
-                    one.kill()
-                except psutil.Error:
-                    continue
-            process.wait()
-
-
-def scheduler_kills(plan: Plan, count: int, seed: int = 0) -> dict[str, Any]:
-    """Runs whose scheduler is killed, and which are run again without one."""
-    draw, codes, slowest, same, again, killed = random.Random(seed), list[int](), 0.0, 0, 0, 0
-    for number in range(count):
-        out = plan.folder / f"scheduler-{number}"
-        with dask(plan.folder) as (address, scheduler):
-            process = psutil.Popen(
-                _command(plan, out, "--scheduler", address), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-            )
-            wanted = draw.randint(1, 12)
-            while process.poll() is None and len(_records(out)) < wanted:
-                time.sleep(0.01)
-            killed += process.poll() is None
-            scheduler.kill()
-            asked = time.monotonic()
-            _, err = process.communicate(timeout=1200)
-            slowest = max(slowest, time.monotonic() - asked)
-            codes.append(process.returncode)
-            if process.returncode != 5 or len(err.decode().strip().splitlines()) > 12:
-                print(err.decode()[-2000:], file=sys.stderr)
-        before = _records(out)
-        ended = plan.finish(out) == 0 and plan.same(out)
-        after = _records(out)
-        again += sum(after.get(path) != inode for path, inode in before.items())
-        same += ended
-        shutil.rmtree(out)
-    return {
-        "kills": killed, "exit_codes": sorted(set(codes)), "slowest_seconds": round(slowest, 1), "same": same,
-        "finished_blocks_repeated": again,
     }  # fmt: skip
 
 
@@ -527,22 +427,3 @@ def on_small_disks(text: str) -> None:
         _limited(plan, out, Trap(), found, grow)
         subprocess.run(["umount", str(disk)], check=True)
     print(json.dumps(found))
-
-
-# ---------------------------------------------------------------- 16 the same
-
-
-def repeats(plan: Plan, count: int = 5) -> dict[str, Any]:
-    """The run again, with one and two workers, as processes and as threads."""
-    found = [plan.digests]
-    for number in range(count - 1):
-        plan.finish(plan.folder / f"again-{number}")
-        found.append(contents(plan.folder / f"again-{number}"))
-    for number in (1, 2):
-        out = plan.folder / f"processes-{number}"
-        subprocess.run(_command(plan, out, "--workers", str(number)), check=True, capture_output=True)
-        found.append(contents(out))
-    with dask(plan.folder, 1, 2) as (address, _):
-        subprocess.run(_command(plan, plan.folder / "threads", "--scheduler", address), check=True, capture_output=True)
-        found.append(contents(plan.folder / "threads"))
-    return {"runs": len(found), "different": len(set(found))}

@@ -16,9 +16,10 @@ from stfgan_xr.benchmarks import NAMES as SETS
 from stfgan_xr.benchmarks import Benchmark, read_benchmark
 from stfgan_xr.cluster import cores, limit_threads
 from stfgan_xr.errors import InputError
-from stfgan_xr.files import as_folder
+from stfgan_xr.files import LocalFolder, as_folder
 from stfgan_xr.landscape import Truth
 from stfgan_xr.learning import GANS
+from stfgan_xr.lease import held
 from stfgan_xr.plots import loss_curves
 from stfgan_xr.predictors.methods import TRAINED
 from stfgan_xr.predictors.stages import ANCHORS, SCHEDULES, AnchorName, Schedule
@@ -156,13 +157,14 @@ def command(
     chosen = read_benchmark(benchmark, root, split) if benchmark or root or split else None
     cubes, truths = _cubes(cube, pairs, chosen, truth)
     limit_threads(cores())
-    with Steps("training") as shown:
-        facts = training.train(
-            cubes, out_folder, recipe, method=method, weights=weights, truths=truths, bands=names, width=width,
-            schedule=cast(Schedule | None, schedule), anchor=cast(AnchorName | None, anchor), half=half,
-            progress=shown,
-        )  # fmt: skip
-    loss_curves(out_folder / "training" / "losses.csv", out_folder / "training" / "losses.png")
+    with held(LocalFolder(out_folder)):
+        with Steps("training") as shown:
+            facts = training.train(
+                cubes, out_folder, recipe, method=method, weights=weights, truths=truths, bands=names, width=width,
+                schedule=cast(Schedule | None, schedule), anchor=cast(AnchorName | None, anchor), half=half,
+                progress=shown,
+            )  # fmt: skip
+        loss_curves(out_folder / "training" / "losses.csv", out_folder / "training" / "losses.png")
     _report(out_folder / f"{method}.safetensors", facts)
 
 

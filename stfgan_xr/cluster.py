@@ -19,6 +19,7 @@ import psutil
 from dask.delayed import Delayed
 
 from stfgan_xr import deployments
+from stfgan_xr.deployments import LOST
 from stfgan_xr.errors import InputError, ResourceError, StfganError
 from stfgan_xr.remote import redact
 
@@ -36,6 +37,8 @@ MOST_FAILED = 20
 """After so many tasks that failed, and none that did not, the rest is not tried."""
 TOO_LONG = 75
 """With which a worker ends whose task took too long."""
+WATCHED = ("write_block", "lineage")
+"""In the names of the tasks of a run that may take long."""
 AHEAD = 2
 """Tasks submitted for each worker thread: enough to keep it busy, few enough to keep the graph small."""
 
@@ -91,11 +94,14 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
     ------
     InputError
         If the scheduler does not answer, or what the kind of cluster needs is missing.
+    ResourceError
+        If the scheduler is lost.
     """
     if scheduler is None and kind == "local" and workers <= 1:
         yield None
         return
     from distributed import Client
+    from distributed.comm.core import CommClosedError
 
     # distributed tells of every connection on import; its warnings are enough.
     logging.getLogger("distributed").setLevel(logging.WARNING)
@@ -114,7 +120,10 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
         client = deployments.start(kind, workers).get_client()
     with client:
         try:
-            yield client
+            with deployments.replaced(client.cluster if kind in deployments.HERE else None):
+                yield client
+        except CommClosedError:  # whatever was asked of it
+            raise ResourceError(LOST) from None
         except Exception:
             raise
         except BaseException:  # asked to end: what is being done is abandoned
@@ -283,11 +292,7 @@ def _threads(client: Client) -> dict[str, int]:
     try:
         return dict(client.nthreads())
     except OSError:
-        raise _scheduler_lost() from None
-
-
-def _scheduler_lost() -> ResourceError:
-    return ResourceError("the Dask scheduler is lost; finished blocks are kept: run the same command again")
+        raise ResourceError(LOST) from None
 
 
 def _outcome(future: Any, number: int, client: Client) -> Any | Failed:
@@ -299,7 +304,7 @@ def _outcome(future: Any, number: int, client: Client) -> Any | Failed:
         raise _out_of_memory() from None
     except (Exception, CancelledError) as error:
         if client.status != "running" or isinstance(error, CancelledError):
-            raise _scheduler_lost() from None
+            raise ResourceError(LOST) from None
         log.warning("task %d failed: %s", number, _say(error))
         return Failed(number, _say(error))
 
@@ -308,23 +313,20 @@ def _outcome(future: Any, number: int, client: Client) -> Any | Failed:
 def _watched(client: Client, minutes: float | None) -> Iterator[None]:
     """Within it, workers whose task takes too long end: nothing else stops a task that hangs.
 
-    A scheduler that was there already may serve others too: of its tasks only those that write blocks are watched.
+    A scheduler that was there already may serve others too: of its tasks only :data:`WATCHED` are.
     """
     if minutes is None:
         yield
         return
     own = client.cluster is not None
-    plugin = _watchdog(60 * minutes, "" if own else "write_block")
-    client.register_plugin(plugin)
-    try:
+    plugin = _watchdog(60 * minutes, ("",) if own else WATCHED)
+    # Workers of this run's own end with it.
+    with deployments.told(client, plugin, for_good=own):
         yield
-    finally:
-        if not own and client.status == "running":
-            client.unregister_worker_plugin(plugin.name)
 
 
-def _watchdog(seconds: float, which: str) -> Any:
-    """A plugin of workers that ends them if a task with ``which`` in its name takes too long."""
+def _watchdog(seconds: float, which: tuple[str, ...]) -> Any:
+    """A plugin of workers that ends them if a task with one of some words in its name takes too long."""
     from distributed import WorkerPlugin
 
     class Watchdog(WorkerPlugin):
@@ -334,7 +336,7 @@ def _watchdog(seconds: float, which: str) -> Any:
             self.timers: dict[Any, threading.Timer] = {}
 
         def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
-            if finish == "executing" and which in str(key):
+            if finish == "executing" and any(word in str(key) for word in which):
                 timer = threading.Timer(seconds, os._exit, (TOO_LONG,))
                 timer.daemon = True
                 self.timers[key] = timer

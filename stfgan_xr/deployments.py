@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
 """Batch systems by the name of their class in dask-jobqueue."""
-KINDS = ("local", "cuda", *QUEUES, "gateway", "kubernetes")
+HERE = ("local", "cuda")
+"""Kinds whose workers are processes of this machine."""
+KINDS = (*HERE, *QUEUES, "gateway", "kubernetes")
 """Kinds of clusters that :func:`start` knows."""
 PACKAGES = ("stfgan_xr", "numpy", "xarray", "zarr", "dask", "distributed", "torch", "rasterio", "stackstac")
 """Whose versions must be the same everywhere."""
@@ -37,6 +40,11 @@ PATIENCE = 60.0
 """Seconds in which a scheduler that is there already must have a worker; queues may take longer."""
 REMINDER = 60.0
 """Seconds after which it is said again that no worker has come."""
+REPLACED = 10.0
+"""Seconds after which it is looked whether workers of this machine are gone for good."""
+TELLING = 10
+"""How often workers are told of something until none of them dies meanwhile."""
+LOST = "the Dask scheduler is lost; finished blocks are kept: run the same command again"
 _ENDED = ("closed", "failed")
 
 
@@ -157,7 +165,83 @@ def abandon(cluster: Any) -> None:
             os.kill(nanny.pid, signal.SIGKILL)
 
 
+@contextmanager
+def replaced(cluster: Any) -> Iterator[None]:
+    """Within it, workers of a cluster of this machine that are gone for good are replaced.
+
+    Dask starts a worker that dies again, but gives up one that dies while it starts, or starts slowly; a run without
+    any would wait for ever. Clusters that grow and shrink see to that themselves.
+
+    Parameters
+    ----------
+    cluster
+        Of one of the kinds in :data:`HERE`; None: there is none.
+    """
+    if cluster is None:
+        yield
+        return
+    count, ended = len(cluster.worker_spec), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(REPLACED):
+            cluster.scale(count)
+
+    watch = threading.Thread(target=look, name="workers", daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watch.join()
+
+
 # ---------------------------------------------------------------- workers made fit
+
+
+def tell(client: Client, say: Callable[[Any], Any], what: Any) -> None:
+    """Tell all workers something; the scheduler hangs up if one of them dies meanwhile, and is asked again.
+
+    Raises
+    ------
+    ResourceError
+        If the scheduler is lost.
+    """
+    for _ in range(TELLING):
+        if client.status != "running":
+            break
+        try:
+            say(what)
+            return
+        except OSError:  # CommClosedError is one
+            time.sleep(1)
+    raise ResourceError(LOST)
+
+
+@contextmanager
+def told(client: Client, plugin: Any, for_good: bool = False) -> Iterator[None]:
+    """Within it, workers have a plugin, those that come later too.
+
+    Parameters
+    ----------
+    client
+        Of the workers.
+    plugin
+        What they are told.
+    for_good
+        They keep it afterwards.
+
+    Raises
+    ------
+    ResourceError
+        If the scheduler is lost.
+    """
+    tell(client, client.register_plugin, plugin)
+    try:
+        yield
+    finally:
+        if not for_good:
+            with suppress(ResourceError, ValueError):  # not over what ended the run; or done already
+                tell(client, client.unregister_worker_plugin, plugin.name)
 
 
 def _asks_versions(names: Collection[str]) -> Callable[[], dict[str, str]]:
@@ -306,14 +390,8 @@ def model_sent(client: Client | None, predictor: Any) -> Iterator[None]:
     if client is None or path is None:
         yield
         return
-    plugin = _weights(path, checkpoint.contents(path), predictor)
-    client.register_plugin(plugin)
-    try:
+    with told(client, _weights(path, checkpoint.contents(path), predictor)):
         yield
-    finally:
-        if client.status == "running":
-            with suppress(Exception):  # the scheduler is lost: not over what ended the run
-                client.unregister_worker_plugin(plugin.name)
 
 
 def _weights(path: Path, content: tuple[bytes, bytes], predictor: Any) -> Any:

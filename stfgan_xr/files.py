@@ -69,11 +69,29 @@ def to_json(document: Any) -> bytes:
 def _replace(path: Path, content: bytes) -> None:
     partial = _partial(path)
     try:
-        partial.write_bytes(content)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            # Before it has its name: after a loss of power it would be empty.
+            os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    """Let a file, or the names in a folder, survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems of networks do that for files only.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _partial(path: Path) -> Path:
@@ -102,6 +120,10 @@ class Folder(ABC):
     @abstractmethod
     def write(self, key: str, content: bytes) -> None:
         """Write a file in one step: a reader sees the old or the new one, never a part."""
+
+    @abstractmethod
+    def settle(self, keys: Sequence[str]) -> None:
+        """Let files that others wrote in it survive a loss of power, as those of :meth:`write` do."""
 
     @abstractmethod
     def names(self, key: str = "") -> list[str]:
@@ -217,6 +239,19 @@ class LocalFolder(Folder):
         with self.writing():
             (self.path / key).parent.mkdir(parents=True, exist_ok=True)
             _replace(self.path / key, content)
+            self._settle_names([key])
+
+    def settle(self, keys: Sequence[str]) -> None:
+        with self.writing():
+            for key in keys:
+                _fsync(self.path / key)
+            self._settle_names(keys)
+
+    def _settle_names(self, keys: Sequence[str]) -> None:
+        """Let the names of files survive a loss of power, and those of the folders that they lie in."""
+        inner = {parent for key in keys for parent in Path(key).parents}
+        for path in (*sorted(self.path / name for name in inner), self.path.parent):
+            _fsync(path)
 
     def names(self, key: str = "") -> list[str]:
         folder = self.path / key
@@ -227,7 +262,10 @@ class LocalFolder(Folder):
 
     def delete_file(self, key: str) -> None:
         with self.writing():
-            (self.path / key).unlink(missing_ok=True)
+            path = self.path / key
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                _fsync(path.parent)
 
     def delete(self, last: str) -> None:
         if not self.path.exists():
@@ -237,6 +275,7 @@ class LocalFolder(Folder):
         with self.writing():
             shutil.rmtree(gone, ignore_errors=True)
             self.path.rename(gone)
+            _fsync(self.path.parent)
             shutil.rmtree(gone)
 
     def _partial(self) -> Path:
@@ -249,6 +288,7 @@ class LocalFolder(Folder):
         partial.parent.mkdir(parents=True, exist_ok=True)
         yield LocalFolder(partial)
         partial.rename(self.path)
+        _fsync(self.path.parent)
 
     def reading(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -347,6 +387,9 @@ class ObjectFolder(Folder):
     def write(self, key: str, content: bytes) -> None:
         with self.writing():
             self.store.put(key, content)
+
+    def settle(self, keys: Sequence[str]) -> None:
+        """Nothing: an object that is there stays."""
 
     def names(self, key: str = "") -> list[str]:
         with self.reading():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import cubes, fuse
-from stfgan_xr import checkpoint, gate, open_cube, store, training
+from pipelines import cubes, fuse, verify
+from stfgan_xr import checkpoint, errors, gate, open_cube, store, training
 from stfgan_xr.files import LocalFolder
 from stfgan_xr.fusion import fuse as fuse_cubes
 from stfgan_xr.predictors import objective
@@ -178,3 +179,45 @@ def test_a_guard_needs_weights(tmp_path: Path, run: Run, demo_world: Path, weigh
     code, _, err = run(*given)
     assert code == 2
     assert "--guard goes with stfgan" in err
+
+
+@pytest.mark.parametrize("option", ["--adapt", "--guard", "--uncertainty"])
+def test_a_run_with_weights_is_repaired_to_the_byte_where_it_was_moved(
+    demo_world: Path, weights: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(gate, "compare", scores(0.01 if option == "--adapt" else 0.5))
+    given = asked(demo_world, weights, tmp_path / "made", option)
+    if option == "--uncertainty":  # only the shipped weights know theirs
+        del given[given.index("--model") : given.index("--model") + 2]
+    assert run(*given)[0] == 0
+    out = (tmp_path / "made").rename(tmp_path / "moved")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for name in fuse.CUBES:
+        shard = next(path for path in sorted((out / name / "nir/c").rglob("*")) if path.is_file())
+        shard.write_bytes(before[shard][:-1])
+    code, said, _ = run(str(out), command=verify.command)
+    assert (code, said.count("/nir/c/")) == (6, 3)
+    code, _, err = run(str(out), "--repair", command=verify.command)
+    assert code == 0, err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_run_whose_adapted_weights_are_gone_or_others_is_not_repaired_by_others(
+    demo_world: Path, weights: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    monkeypatch.setattr(gate, "compare", scores(0.01))
+    out = tmp_path / "run"
+    assert run(*asked(demo_world, weights, out, "--adapt"))[0] == 0
+    shard = next(path for path in sorted((out / "fused.zarr/nir/c").rglob("*")) if path.is_file())
+    shard.unlink()
+    for suffix in (".json", ".safetensors"):
+        (out / "adapted" / f"stfgan{suffix}").unlink()
+        if not gone:
+            shutil.copy(weights.with_suffix(suffix), out / "adapted" / f"stfgan{suffix}")
+    code, _, err = run(str(out), "--repair", command=verify.command)
+    assert code in (2, 6)
+    assert err.strip().splitlines()[-1].startswith("error: "), err
+    assert not shard.exists()
+    with pytest.raises(errors.IncompleteError):
+        open_cube(out / "fused.zarr")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
 from dask.delayed import delayed
+from distributed.comm.core import CommClosedError
 
 from pipelines import cubes
-from stfgan_xr import cluster, errors, files, fusion, store
+from stfgan_xr import cluster, deployments, errors, files, fusion, store
 from stfgan_xr.predictors.methods import make
 from tests.failing_tasks import die, fail, fail_oddly, fail_until, hang, square, starve
 from tests.synthetic import Scene, day
@@ -114,7 +117,7 @@ def test_tasks_that_kill_hang_or_fail_are_given_up_on_a_cluster_and_no_others(tm
     passing = {10: delayed(fail_until)(str(tmp_path / "mark"), 2)}
     tasks = [(bad | passing).get(number, delayed(square)(number)) for number in range(14)]
     with cluster.connect(2) as client:
-        results = list(cluster.run(tasks, client, minutes=4 / 60))
+        results = list(cluster.run(tasks, client, minutes=10 / 60))
         with pytest.raises(errors.ResourceError, match="out of memory"):
             list(cluster.run([delayed(starve)(0)], client))
     given_up = {result.number: result.why for result in results if isinstance(result, cluster.Failed)}
@@ -124,6 +127,19 @@ def test_tasks_that_kill_hang_or_fail_are_given_up_on_a_cluster_and_no_others(tm
     assert given_up[8] == "ZeroDivisionError: in block 8: https://a.example/b.tif"
     others = [result for result in results if not isinstance(result, cluster.Failed)]
     assert sorted(others) == sorted([2, *(n * n for n in range(14) if n not in bad and n not in passing)])
+
+
+@pytest.mark.slow
+def test_workers_that_are_given_up_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployments, "REPLACED", 0.5)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}), cluster.connect(2) as client:
+        assert client is not None
+        # What Dask does with one that dies while it starts: it does not start it again.
+        for nanny in client.cluster.workers.values():
+            nanny.auto_restart = False
+            os.kill(nanny.pid, signal.SIGKILL)
+        assert sorted(cluster.run((delayed(square)(n) for n in range(4)), client)) == [0, 1, 4, 9]
+        client.wait_for_workers(2, timeout=300)
 
 
 # ---------------------------------------------------------------- blocks that fail
@@ -174,3 +190,29 @@ def test_when_every_block_fails_not_all_are_tried(tmp_path: Path, monkeypatch: p
     assert len(crew.failed["a.zarr"]) == 3
     with pytest.raises(errors.IncompleteError, match="3 blocks failed 3 times"):
         crew.refuse_failed(files.as_folder(tmp_path))
+
+
+class Telling:
+    """A client some of whose words to the workers are lost."""
+
+    def __init__(self, lost: int, status: str = "running") -> None:
+        self.lost, self.status, self.said = lost, status, list[str]()
+
+    def tell(self, what: str) -> None:
+        self.said.append(what)
+        if len(self.said) <= self.lost:
+            raise CommClosedError("a worker died meanwhile")
+
+
+def test_a_worker_that_dies_while_all_are_told_something_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployments.time, "sleep", lambda _: None)
+    client = Telling(2)
+    deployments.tell(client, client.tell, "a")  # type: ignore[arg-type]
+    assert client.said == ["a"] * 3
+
+
+@pytest.mark.parametrize("client", [Telling(1000), Telling(0, "closed")])
+def test_a_scheduler_that_is_lost_is_said_so(client: Telling, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployments.time, "sleep", lambda _: None)
+    with pytest.raises(errors.ResourceError, match="scheduler is lost"):
+        deployments.tell(client, client.tell, "a")  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
-from benchmarks import faults
+from benchmarks import figures, images, places, servers
 from pipelines import cubes, imagery
 from stfgan_xr import rasters, store
 from stfgan_xr.errors import InputError, SourceError
@@ -36,8 +36,8 @@ OTHER = VALUES[::-1].copy()
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("served")
     for name, values in (("{}.tif", VALUES), ("{}.tif.next", OTHER)):
-        rasters.write_cog(folder / name.format("packed"), values, faults.GRID, 0)
-        faults.write_plain(folder / name.format("plain"), values)
+        rasters.write_cog(folder / name.format("packed"), values, images.GRID, 0)
+        images.write_plain(folder / name.format("plain"), values)
     with serving(folder, folder / "log") as running:
         yield running
 
@@ -51,12 +51,12 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def at(demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[faults.Place]:
-    with faults.place(tmp_path_factory.mktemp("faults"), demo_world) as found:
+def at(demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Place]:
+    with servers.place(tmp_path_factory.mktemp("faults"), demo_world) as found:
         yield found
 
 
-def passed(figures: Iterator[faults.Figure]) -> None:
+def passed(figures: Iterator[figures.Figure]) -> None:
     found = list(figures)
     assert found
     assert all(figure.passed for figure in found), found
@@ -158,7 +158,7 @@ def test_a_redirect_to_another_host_is_not_followed(server: Server, host: str, t
     write_plain(tmp_path / "plain.tif")
     with serving(tmp_path, tmp_path / "log") as canary:
         for asset in (
-            faults.remote(server.url(f"to-{host}-{canary.port}/plain.tif?sig=canary")),
+            images.remote(server.url(f"to-{host}-{canary.port}/plain.tif?sig=canary")),
             remote(server.url(f"to-{host}-{canary.port}/plain.tif")),
         ):
             with pytest.raises(SourceError, match=f"leads to http://{host}, which is not among the hosts") as caught:
@@ -168,7 +168,7 @@ def test_a_redirect_to_another_host_is_not_followed(server: Server, host: str, t
 
 
 def test_a_redirect_to_an_allowed_host_is_followed(server: Server) -> None:
-    np.testing.assert_array_equal(whole(faults.remote(server.url(f"to-127.0.0.1-{server.port}/packed.tif"))), VALUES)
+    np.testing.assert_array_equal(whole(images.remote(server.url(f"to-127.0.0.1-{server.port}/packed.tif"))), VALUES)
 
 
 def test_what_is_there_is_told_from_what_is_not(server: Server, tmp_path: Path) -> None:
@@ -185,51 +185,51 @@ def test_a_token_service_that_does_not_answer_is_given_up() -> None:
         within(0.05, time.sleep, 5)
 
 
-@pytest.mark.parametrize("step", [faults.cuts, faults.changes], ids=["cuts", "changes"])
-def test_wrong_bytes_never_become_pixels(tmp_path: Path, step: Callable[..., Iterator[faults.Figure]]) -> None:
+@pytest.mark.parametrize("step", [images.cuts, images.changes], ids=["cuts", "changes"])
+def test_wrong_bytes_never_become_pixels(tmp_path: Path, step: Callable[..., Iterator[figures.Figure]]) -> None:
     passed(step(tmp_path, 3))
 
 
 # ---------------------------------------------------------------- whole runs
 
 
-def test_tokens_that_expire_in_the_middle_cost_no_pixel(at: faults.Place) -> None:
-    passed(faults.tokens(at, seconds=0.5, pause=0.001))
+def test_tokens_that_expire_in_the_middle_cost_no_pixel(at: servers.Place) -> None:
+    passed(servers.tokens(at, seconds=0.5, pause=0.001))
 
 
-def test_a_server_that_fails_at_random_gives_the_same_pixels(at: faults.Place) -> None:
-    passed(faults.random_faults(at, seeds=1, percent=5))
+def test_a_server_that_fails_at_random_gives_the_same_pixels(at: servers.Place) -> None:
+    passed(servers.random_faults(at, seeds=1, percent=5))
 
 
-def test_one_of_forty_assets_missing_is_an_error_or_a_run_without_its_scene(at: faults.Place) -> None:
-    passed(faults.missing(at))
+def test_one_of_forty_assets_missing_is_an_error_or_a_run_without_its_scene(at: servers.Place) -> None:
+    passed(servers.missing(at))
 
 
-def test_a_run_goes_on_without_a_scene_that_came_back(at: faults.Place) -> None:
+def test_a_run_goes_on_without_a_scene_that_came_back(at: servers.Place) -> None:
     item = next(at.world.glob("landsat*/LC*20200302*T1.json")).stem
     folder = at.new("back")
-    toml = faults.behind(at.server, at.world, at.new("back-gone"), odd={(item, "red"): faults.GONE})
-    assert faults.write_cubes(toml, folder, allow_missing=True) == 0
-    before = faults.digests(folder)
+    toml = servers.behind(at.server, at.world, at.new("back-gone"), odd={(item, "red"): servers.GONE})
+    assert servers.write_cubes(toml, folder, allow_missing=True) == 0
+    before = servers.digests(folder)
     items = (folder / "items.json").read_bytes()
     assert item.encode() in items
     record = next(iter(sorted(folder.glob(f"landsat.zarr/{store.RECORDS}/t*.json"))))
     record.unlink()
     for path in at.new("back-gone").glob("*/*.json"):
-        path.write_text(path.read_text().replace(faults.GONE, "ok"))
+        path.write_text(path.read_text().replace(servers.GONE, "ok"))
     state = json.loads((folder / "landsat.zarr" / "zarr.json").read_text())
     state["attributes"]["stfgan_xr"] |= {"status": "writing"}
     (folder / "landsat.zarr" / "zarr.json").write_text(json.dumps(state))
-    assert faults.write_cubes(toml, folder, allow_missing=True) == 0
+    assert servers.write_cubes(toml, folder, allow_missing=True) == 0
     assert record.is_file()
-    assert faults.digests(folder) == before
+    assert servers.digests(folder) == before
     with pytest.raises(InputError, match="allow_missing was true, now false"):
         cubes.command(dates="2020-03-01/2020-03-02", catalog=toml, bands="red", bracket_days=8, out_folder=folder)
 
 
-def test_what_is_missing_is_said_in_one_line(at: faults.Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_said_in_one_line(at: servers.Place, capsys: pytest.CaptureFixture[str]) -> None:
     item = next(at.world.glob("landsat*/LC*20200302*T1.json")).stem
-    toml = faults.behind(at.server, at.world, at.new("said-gone"), odd={(item, "red"): faults.GONE})
+    toml = servers.behind(at.server, at.world, at.new("said-gone"), odd={(item, "red"): servers.GONE})
     request = imagery.make_request("2020-03-01", None, toml, None, None, "red", None, 8, allow_missing=True)
     imagery.err.quiet = False
     source = imagery.open_source(request, at.new("said"))
@@ -246,38 +246,38 @@ def test_allow_missing_does_not_go_with_pairs(tmp_path: Path) -> None:
         imagery.make_request(None, None, None, None, tmp_path / "pairs.toml", None, None, 8, allow_missing=True)
 
 
-def test_a_token_shows_nowhere(at: faults.Place) -> None:
-    passed(faults.secrets(at, ("clock-1-0",)))
+def test_a_token_shows_nowhere(at: servers.Place) -> None:
+    passed(servers.secrets(at, ("clock-1-0",)))
 
 
 # ---------------------------------------------------------------- grids, orders, addresses, dates
 
 
 def test_grids_at_whole_pixels_are_raw_bytes_and_those_of_odc_stac(tmp_path: Path) -> None:
-    passed(faults.shifts(tmp_path, 3))
+    passed(places.shifts(tmp_path, 3))
 
 
 def test_warps_are_exact_answers_of_any_tiles(tmp_path: Path) -> None:
-    passed(faults.warps(tmp_path, 3))
+    passed(places.warps(tmp_path, 3))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [faults.shifts, faults.warps], ids=["shifts", "warps"])
-def test_hundreds_of_grids_are_right(tmp_path: Path, step: Callable[..., Iterator[faults.Figure]]) -> None:
+@pytest.mark.parametrize("step", [places.shifts, places.warps], ids=["shifts", "warps"])
+def test_hundreds_of_grids_are_right(tmp_path: Path, step: Callable[..., Iterator[figures.Figure]]) -> None:
     passed(step(tmp_path))
 
 
 def test_items_in_any_order_give_the_same_record(demo_world: Path, tmp_path: Path) -> None:
-    passed(faults.orders(demo_world, tmp_path, 5))
+    passed(places.orders(demo_world, tmp_path, 5))
 
 
 def test_hostile_addresses_are_not_opened(demo_world: Path, tmp_path: Path) -> None:
-    passed(faults.addresses(tmp_path, demo_world))
+    passed(images.addresses(tmp_path, demo_world))
 
 
 def test_small_images_that_claim_much_memory_are_refused(tmp_path: Path) -> None:
-    passed(faults.bombs(tmp_path, ("one strip",)))
+    passed(images.bombs(tmp_path, ("one strip",)))
 
 
 def test_odd_dates_are_the_days_they_should_be(demo_world: Path) -> None:
-    passed(faults.dates(demo_world))
+    passed(places.dates(demo_world))

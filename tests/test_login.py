@@ -18,7 +18,7 @@ import pytest
 from rasterio._env import del_gdal_config
 from rasterio.windows import Window
 
-from benchmarks import faults
+from benchmarks import images, servers
 from stfgan_xr import catalog, rasters, remote
 from stfgan_xr.aoi import read_aoi
 from stfgan_xr.errors import SourceError
@@ -311,7 +311,7 @@ def test_a_redirect_in_the_middle_of_a_read_gives_no_pixel(
     other = tmp_path / "other"
     other.mkdir()
     write_cog(other / "packed.tif", VALUES[::-1].copy(), GRID, 0)
-    faults.write_plain(other / "plain.tif", VALUES[::-1].copy())
+    images.write_plain(other / "plain.tif", VALUES[::-1].copy())
     with serving(other, other / "log") as canary:
         only = partial(is_allowed, hosts=(f"http://{DATA}",))
         asset = image(server.url(f"then-{DOOR}-{canary.port}-{first}/{name}"), remote.NO_LOGIN, only)
@@ -329,7 +329,7 @@ def test_a_redirect_in_the_middle_of_a_read_gives_no_pixel(
 
 def behind_login(server: Server, world: Path, folder: Path) -> str:
     """The demo's catalog with its images behind the login; the path of its TOML."""
-    toml = Path(faults.behind(server, world, folder, "login-1"))
+    toml = Path(servers.behind(server, world, folder, "login-1"))
     hosts = json.dumps([f"http://{host}" for host in HOSTS])
     text = toml.read_text().replace(
         'hosts = ["http://127.0.0.1"]', f'hosts = {hosts}\nlogin_host = "{DOOR}"\nlogin = "{HINT}"'
@@ -342,13 +342,13 @@ def test_a_run_behind_a_login_has_the_content_of_the_files(
     demo_world: Path, user: Callable[..., None], tmp_path: Path
 ) -> None:
     (tmp_path / "place").mkdir()
-    with faults.place(tmp_path / "place", demo_world) as at:
+    with servers.place(tmp_path / "place", demo_world) as at:
         toml = behind_login(at.server, demo_world, at.new("login"))
-        assert faults.write_cubes(toml, at.new("stranger")) == 4
-        assert faults.chunks(at.new("stranger")) == 0
+        assert servers.write_cubes(toml, at.new("stranger")) == 4
+        assert servers.chunks(at.new("stranger")) == 0
         user("ann")
-        assert faults.write_cubes(toml, at.new("run")) == 0
-        assert faults.digests(at.new("run")) == faults.digests(at.good)
+        assert servers.write_cubes(toml, at.new("run")) == 0
+        assert servers.digests(at.new("run")) == servers.digests(at.good)
         files = [path for path in at.new("run").rglob("*") if path.is_file()]
         assert not any(word in path.read_bytes() for path in files for word in (b"canary", PASSWORD.encode()))
         assert len(at.server.sent(DOOR)) == 1

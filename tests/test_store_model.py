@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 )
 
 from stfgan_xr import errors, store
+from stfgan_xr.files import LocalFolder
 from stfgan_xr.grid import Window
 from tests.synthetic import corner, day, grid
 
@@ -217,6 +218,21 @@ class Cube(RuleBasedStateMachine):
             store.write_block(self.path, self.layout, block, self.arrays(block))
         assert store.check(self.path) == []
         self.written, self.hurt, self.complete = {block.name for block in self.blocks}, set(), False
+
+    @precondition(lambda self: self.there and not self.torn)
+    @rule(change=st.integers(1, 12), half=st.booleans())
+    def repair_and_die(self, change: int, half: bool) -> None:
+        found, before = store.check(self.path), self.written - self.hurt
+        with killed_at(change, half):
+            store.reopen(self.path, found)
+            for block in self.prepare():
+                store.write_block(self.path, self.layout, block, self.arrays(block))
+        if change == 1:  # at the root, which tells readers of it: nothing was taken back
+            return
+        self.written = {name.removesuffix(".json") for name in LocalFolder(self.path / store.RECORDS).names()}
+        self.written &= {block.name for block in self.blocks}
+        assert before <= self.written
+        self.hurt, self.complete = set(), False
 
     @precondition(lambda self: self.there and not self.torn)
     @rule()

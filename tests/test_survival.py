@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import faults, footprints, survival, untrusted
+from benchmarks import faults, figures, footprints, survival, untrusted
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def plan(demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> survival
     return survival.make_plan(demo_world, tmp_path_factory.mktemp("survival"))
 
 
-def passed(figures: Iterator[faults.Figure]) -> None:
+def passed(figures: Iterator[figures.Figure]) -> None:
     found = list(figures)
     assert found
     assert all(figure.passed for figure in found), found

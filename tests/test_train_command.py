@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from pipelines import calibrate, train
 from pipelines.console import main
 from stfgan_xr import fusion, store
 from stfgan_xr.errors import InputError
+from stfgan_xr.files import LocalFolder
+from stfgan_xr.lease import LEASE, held
 from stfgan_xr.predictors import objective
 from stfgan_xr.predictors.methods import make
 from stfgan_xr.predictors.stages import Architecture
@@ -121,3 +124,17 @@ def test_bad_input_is_one_line(
     err = capsys.readouterr().err.strip()
     assert named in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_folder_is_one_training_at_a_time(
+    cubes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "weights"
+    command = ["--cube", str(cubes), "--out", str(out), *SMALL]
+    with held(LocalFolder(out)):
+        assert run(command, monkeypatch) == 5
+        assert f"is in use by process {os.getpid()}" in capsys.readouterr().err
+        assert [path.name for path in out.iterdir()] == [LEASE]
+    assert not out.exists()
+    assert run(command, monkeypatch) == 0
+    assert not (out / LEASE).exists()

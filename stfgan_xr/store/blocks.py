@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -141,9 +141,12 @@ def _go_on(
         folder.delete_file(record_of(name))
 
 
+_UNFINISHED = {"zarr_format": 3, "node_type": "group", "attributes": {"stfgan_xr": {"status": CREATING}}}
+"""Root of what is no cube yet, or no more."""
+
+
 def _create(folder: Folder, files: Mapping[str, bytes]) -> None:
-    root = {"zarr_format": 3, "node_type": "group", "attributes": {"stfgan_xr": {"status": CREATING}}}
-    folder.write_json(ROOT, root)
+    folder.write_json(ROOT, _UNFINISHED)
     for key, content in files.items():  # its own root last: from there on it is a cube
         folder.write(key, content)
 
@@ -157,9 +160,9 @@ def _restore(folder: Folder, files: Mapping[str, bytes]) -> None:
 
 def set_state(folder: Folder, state: Mapping[str, Any], attributes: Mapping[str, Any] | None = None) -> None:
     """Exchange what the root of a cube states, and further attributes with it, in one step."""
-    with folder.writing():
-        group = zarr.open_group(opened(folder, False), mode="r+", zarr_format=3)
-        group.attrs.update({**(attributes or {}), "stfgan_xr": dict(state)})
+    root = json.loads(folder.read(ROOT) or b"{}")
+    root.setdefault("attributes", {}).update({**(attributes or {}), "stfgan_xr": dict(state)})
+    folder.write_json(ROOT, root)
 
 
 def is_there(path: Where) -> bool:
@@ -172,7 +175,7 @@ def remove(path: Where) -> None:
     """Delete a cube, if there is one; a reader sees it whole or not at all."""
     folder = as_folder(path)
     if isinstance(folder, ObjectFolder) and folder.read(ROOT) is not None:
-        set_state(folder, {"status": CREATING})
+        folder.write_json(ROOT, _UNFINISHED)
     folder.delete(last=ROOT)
 
 
@@ -215,6 +218,12 @@ def record_of(name: str) -> str:
     return f"{RECORDS}/{name}.json"
 
 
+def shard_of(array: zarr.Array[Any], name: str, region: Sequence[slice]) -> str:
+    """Where the shard lies that a region of an array is, or begins with."""
+    places = [part.start // side for part, side in zip(region, array.shards or array.chunks, strict=True)]
+    return "/".join((name, "c", *map(str, places)))
+
+
 def digest(arrays: Iterable[tuple[str, Array]]) -> str:
     """SHA-256 of a block's arrays, which come in the order of their names."""
     found = hashlib.sha256()
@@ -242,6 +251,7 @@ def write_block(path: Where, layout: Layout, block: Block, arrays: Mapping[str, 
     folder = as_folder(path)
     with folder.writing():
         group = zarr.open_group(Fresh(opened(folder, False)), mode="r+", zarr_format=3)
+    written = []
     for name, variable in layout.variables.items():
         region = layout.region(variable, block)
         expected = tuple(part.stop - part.start for part in region)
@@ -252,6 +262,8 @@ def write_block(path: Where, layout: Layout, block: Block, arrays: Mapping[str, 
             array = group[name]
             assert isinstance(array, zarr.Array)
             array.with_config({"write_empty_chunks": True})[region] = arrays[name]
+        written.append(shard_of(array, name, region))
+    folder.settle(written)
     record = {"block": block.name, "sha256": digest(sorted(arrays.items())), **notes}
     folder.write_json(record_of(block.name), record)
     return record

@@ -21,6 +21,7 @@ from stfgan_xr.store.blocks import (
     records,
     sealed,
     set_state,
+    shard_of,
 )  # fmt: skip
 from stfgan_xr.store.groups import COMPLETE, WRITING, Gone, Where, open_array, state_of
 from stfgan_xr.store.layout import COARSE, Block
@@ -125,11 +126,9 @@ def _read(folder: Folder, name: str, block: Block, ratio: int) -> npt.NDArray[An
         with folder.reading():
             array = open_array(folder, name, True)
             coarse = getattr(array.metadata, "dimension_names", None) == COARSE
-            window = block.window.cells(ratio if coarse else 1)
-            sides = (array.shards or array.chunks)[1:]
-            first = block.first // (array.shards or array.chunks)[0]
-            shard = f"{name}/c/{first}/{window.top // sides[0]}/{window.left // sides[1]}"
-            return np.asarray(array[block.first : block.last, *window.slices])
+            region = slice(block.first, block.last), *block.window.cells(ratio if coarse else 1).slices
+            shard = shard_of(array, name, region)
+            return np.asarray(array[region])
     except Gone:
         return Damage(shard, MISSING, block.name)
     except SourceError:
