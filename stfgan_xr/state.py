@@ -12,16 +12,18 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
-from torch import nn
 
 from stfgan_xr import checkpoint
 from stfgan_xr.errors import InputError
 from stfgan_xr.files import write_text
 from stfgan_xr.learning import Run
 from stfgan_xr.predictors.learned import Method, shapes
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Tensors = dict[str, npt.NDArray[Any]]
 CRITICS = ("critic", "adversarial", "gradient_ratio")
