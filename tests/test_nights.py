@@ -47,7 +47,7 @@ def test_after_each_night_the_cubes_are_those_of_a_run_from_nothing(tmp_path: Pa
     assert sums["killed"] >= 1
     assert sums["written"] < sums["blocks"]
     assert sums["needless"] <= sums["had_to"] // 10
-    assert found["nights"][0]["provisional"] > 0
+    assert max(night["provisional"] for night in found["nights"]) > 0
     assert "| yes |" in nights.page(found)
 
 

@@ -275,7 +275,7 @@ def test_a_run_is_repaired_with_the_options_it_was_made_with(tmp_path: Path, spr
     )
     predictor = make("delta", request.bands)
     made = fuse.Run(folder, request, "delta", predictor, keep_observed=False, tile=256, spread=spread)
-    document = {"request": made.identity(), "cubes": {"fused.zarr": {"layout": {"tile": 256}}}}
-    again = verify._recorded_run(folder, document, Request.recorded(made.identity(), None), 16)
+    document = made.document(cubes={"fused.zarr": {"layout": {"tile": 256}}})
+    again = verify._recorded_run(folder, document, Request.recorded(document, None), 16)
     assert again.identity() == made.identity()
     assert (again.spread, again.tile) == (spread, 256)
