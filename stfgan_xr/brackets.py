@@ -631,6 +631,12 @@ def _side(place: _Place, fine: _Fine, coarse: _Coarse, chosen: Index, none: int)
     return _Side(filled, composite, composed, acquired, _any_nan(image, 0), resampled)
 
 
+def _marks(place: _Place, side: _Side) -> Bool | None:
+    """What of a side was resampled, as the block with its halo; None if nothing is, whatever lies further out."""
+    marks = place.fine(side.resampled, place.inside)
+    return marks if marks.any() else None
+
+
 def _interval(
     place: _Place, fine: _Fine, coarse: _Coarse, run: Sequence[int], choice: _Choice, archive: Archive | None
 ) -> Interval:
@@ -652,8 +658,8 @@ def _interval(
         known=place.on_grid(~(before.missing | after.missing)),
         coarse_known=place.coarse(before.composed & after.composed),
         archive=archive,
-        resampled_before=place.fine(before.resampled, place.inside) if before.resampled.any() else None,
-        resampled_after=place.fine(after.resampled, place.inside) if after.resampled.any() else None,
+        resampled_before=_marks(place, before),
+        resampled_after=_marks(place, after),
     )
     return Interval(
         days=tuple(run),

@@ -200,6 +200,18 @@ def test_an_acquisition_between_those_of_a_block_is_seen() -> None:
     assert after.digest("one fit") != after.digest("another")
 
 
+def test_that_a_pixel_was_resampled_counts_for_the_blocks_that_see_it_and_no_others() -> None:
+    def digest(rows: slice) -> str:
+        scene = Scene(height=96, width=32, cloud=0)
+        scene.landsat.qa.values[:, rows] |= np.uint16(Observation.RESAMPLED)
+        return _lineage(scene, [20, 21], Window(0, 16, 0, 32)).digest()
+
+    unmarked = digest(slice(0, 0))
+    assert digest(slice(15, 16)) != unmarked
+    assert digest(slice(23, 24)) != unmarked  # in its halo
+    assert digest(slice(24, 96)) == unmarked
+
+
 def test_what_changes_and_changes_back_is_a_change(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
