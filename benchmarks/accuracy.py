@@ -38,7 +38,7 @@ from stfgan_xr.days import from_number, to_number
 from stfgan_xr.grid import Window
 from stfgan_xr.landscape import World
 from stfgan_xr.metrics import scores
-from stfgan_xr.predictors import Predictor, cloud_reach, fitted, is_fitted, wants_archive
+from stfgan_xr.predictors import Bracket, Predictor, cloud_reach, cropped, fitted, is_fitted, wants_archive
 from stfgan_xr.predictors.methods import make
 from stfgan_xr.predictors.resample import upsample
 from stfgan_xr.samples import Distortion
@@ -139,10 +139,9 @@ class Scene:
             where = where & _usable(interval, self.ratio) & np.isfinite(images[name]).all(axis=0)
         if where.mean() < 0.1:
             return None
-            if name == "progress":
-                images[PICK] = pick(images[name], interval, truth)
         if "progress" in images:
             images[ORACLE] = oracle(images["progress"], truth, where, self.ratio)
+            images[PICK] = pick(images["progress"], interval.bracket, truth)
         found = {name: scores(image, truth, where, self.ratio) for name, image in images.items()}
         values = {name: _known({key: getattr(score, key) for key in SHOWN}) for name, score in found.items()}
         sums = {
@@ -183,11 +182,10 @@ def oracle(image: Float, truth: Float, where: Bool, ratio: int) -> Float:
     return found
 
 
-def pick(image: Float, interval: Interval, truth: Float) -> Float:
+def pick(image: Float, bracket: Bracket, truth: Float) -> Float:
     """An image, or either observation where that is nearer to the truth over all bands."""
-    halo = interval.bracket.halo.fine
-    ends = (interval.bracket.fine_before, interval.bracket.fine_after)
-    choices = np.stack([image, *(end[..., halo:-halo, halo:-halo] for end in ends)])
+    ends = (cropped(end, bracket.halo.fine) for end in (bracket.fine_before, bracket.fine_after))
+    choices = np.stack([image, *ends])
     best = ((choices - truth) ** 2).sum(axis=1).argmin(axis=0)
     return np.take_along_axis(choices, best[None, None], axis=0)[0]
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import METHODS, Case, by_span, document, oracle, pick, summary
-from stfgan_xr.brackets import Interval
 from stfgan_xr.grid import Halo
 from stfgan_xr.predictors import Bracket
 
@@ -70,8 +69,8 @@ def test_the_pick_is_the_nearest_of_three_in_each_pixel_over_all_bands() -> None
     bare, whole = Halo(fine=8, coarse=1), np.zeros((4, 4), np.int32)
     wide = [np.pad(end, [(0, 0), (8, 8), (8, 8)]) for end in (before, after)]
     coarse = np.zeros((2, 4, 4), np.float32)
-    interval = Interval((0,), Bracket(*wide, coarse, coarse, whole, whole, 16, bare), *[None] * 6)  # type: ignore[arg-type]
-    found = pick(image, interval, truth)
+    bracket = Bracket(*wide, coarse, coarse, whole, whole, 16, bare)
+    found = pick(image, bracket, truth)
     for row, column in ((0, 0), (3, 17), (31, 31), (20, 5)):
         choices = [end[:, row, column] for end in (image, before, after)]
         errors = [float(((choice - truth[:, row, column]) ** 2).sum()) for choice in choices]
