@@ -557,7 +557,7 @@ def plan(
             )
     if days is None:
         days = [from_number(number) for number in to_numbers(modis["time"].values)]
-    if not days:
+    if len(days) == 0:  # an array has no truth value
         raise InputError("no days to fuse")
     side = store.tile_for((int(fine_grid.shape[0]), int(fine_grid.shape[1])), tile_step(ratio), tile)
     variables = _variables(predictor)
