@@ -23,7 +23,7 @@ demo: $(STAMP)
 	$(PY) -m pipelines.evaluate $(DEMO) --method stfgan --method progress --method delta --method linear --picture $(DEMO)/picture.png
 
 test: $(STAMP)
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist loadfile
 
 slow: $(STAMP)
 	$(PY) -m pytest -m slow --timeout 1800

@@ -42,7 +42,7 @@ from stfgan_xr.predictors import Bracket, Predictor, cloud_reach, cropped, fitte
 from stfgan_xr.predictors.methods import make
 from stfgan_xr.predictors.resample import upsample
 from stfgan_xr.samples import Distortion
-from stfgan_xr.sensors import BANDS, from_reflectance
+from stfgan_xr.sensors import BANDS, from_reflectance, is_clear
 
 METHODS = ("linear", "delta", "progress", "stfgan")
 ORACLE, PICK = "oracle", "pick"
@@ -236,7 +236,7 @@ def simulated(
 def _clear(fine: DatasetSeries) -> dict[int, Bool]:
     """Where the images of a place hold a value, by day, if a tenth does."""
     window = Window(0, fine.shape[0], 0, fine.shape[1])
-    seen = {day: np.asarray(fine.qa([number], window)[0] == 0) for number, day in enumerate(fine.days)}
+    seen = {day: is_clear(fine.qa([number], window)[0]) for number, day in enumerate(fine.days)}
     return {day: clear for day, clear in seen.items() if clear.mean() > 0.1}
 
 
