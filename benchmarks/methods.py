@@ -229,8 +229,8 @@ PREFACE = """\
 Nothing acquired on the target day or strictly between the bracketing days is used; `robot` also has the acquisitions
 before and after these. Methods with weights of their own (`spstfm` to `ganstfm`) are on worlds only, trained for some
 minutes. `starfm` takes both pairs, `fitfc` and `fsdaf` the nearer observation, as published; both sides:
-weighted by closeness in time. Oracle: progress with the true mean of every cell; pick: in each pixel the best of progress
-and both observations.
+weighted by closeness in time. Oracle: progress with the true mean of every cell; pick: in each pixel the best of
+progress and both observations.
 
 """
 REST = """\

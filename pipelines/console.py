@@ -224,13 +224,25 @@ def _lines(label: str, results: Iterable[Any], total: int, megapixels: float) ->
         yield result
 
 
-class Steps:
-    """Steps of a training: how many are done, the error of stage 2 as a share of the anchor's, and time left."""
+NO_TERMS = ("learning_rate", "mse_anchor", "critic", "adversarial", "gradient_ratio", "rmse")
+"""What the names of losses begin with that are no terms of the method's own loss."""
 
-    def __init__(self, label: str) -> None:
+
+class Steps:
+    """Steps of a training: how many are done, how large the loss of the last ones is, and time left.
+
+    Parameters
+    ----------
+    label
+        What is being done.
+    of_anchor
+        The loss is the error of a second stage, shown as a share of its anchor's; else the sum of its terms is shown.
+    """
+
+    def __init__(self, label: str, of_anchor: bool = True) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total} steps"),
                    TextColumn("{task.fields[text]}"), TimeRemainingColumn(compact=True))  # fmt: skip
-        self.label, self.recent = label, deque[tuple[float, float]](maxlen=100)
+        self.label, self.of_anchor, self.recent = label, of_anchor, deque[tuple[float, float]](maxlen=100)
         self.bar = Progress(*columns, console=err) if _shows_bars() else None
         self.task = self.bar.add_task(label, total=None, text="") if self.bar else None
 
@@ -245,9 +257,11 @@ class Steps:
 
     def __call__(self, done: int, total: int, losses: Mapping[str, float]) -> None:
         """Show the losses of a step."""
-        self.recent.append((losses["mse_stage2"], losses["mse_anchor"]))
-        ratio = (sum(a for a, _ in self.recent) / max(sum(b for _, b in self.recent), 1e-12)) ** 0.5
-        text = f"RMSE {ratio:.3f} of the anchor's"
+        own = sum(value for name, value in losses.items() if not name.startswith(NO_TERMS))
+        self.recent.append((losses["mse_stage2"] if self.of_anchor else own, losses["mse_anchor"]))
+        ours, anchors = (sum(values) / len(self.recent) for values in zip(*self.recent, strict=True))
+        ratio = (ours / max(anchors, 1e-12)) ** 0.5
+        text = f"RMSE {ratio:.3f} of the anchor's" if self.of_anchor else f"loss {ours:.3g}"
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=done, total=total, text=text)
         elif done % max(1, total // LINES) == 0 or done == total:

@@ -147,13 +147,12 @@ def _predictors(
             raise InputError(f"--model: {models[unused[0]]} is of {unused[0]}, which is not among the methods named")
         return {name: make(name, bands, models.get(name), ratio) for name in names}
     found: dict[str, Predictor] = {}
+    given = {name: make(name, bands, model, ratio) for name, model in models.items()}
     for name in METHODS if every else dict.fromkeys((*USUAL, *models)):
         try:
-            made = make(name, bands, models.get(name), ratio)
+            made = given[name] if name in given else make(name, bands, None, ratio)
             found[name] = Timed(made) if every else made
         except InputError as error:
-            if name in models:
-                raise
             err.print(f"{name} is left out: {error}", markup=False)
     return found
 

@@ -23,6 +23,7 @@ from stfgan_xr.lease import held
 from stfgan_xr.plots import loss_curves
 from stfgan_xr.predictors.methods import TRAINED
 from stfgan_xr.predictors.stages import ANCHORS, SCHEDULES, AnchorName, Schedule
+from stfgan_xr.predictors.stages import METHOD as STFGAN
 from stfgan_xr.simulate import world_of
 
 Cubes = tuple[xr.Dataset, xr.Dataset]
@@ -158,7 +159,7 @@ def command(
     cubes, truths = _cubes(cube, pairs, chosen, truth)
     limit_threads(cores())
     with held(LocalFolder(out_folder)):
-        with Steps("training") as shown:
+        with Steps("training", of_anchor=method == STFGAN) as shown:
             facts = training.train(
                 cubes, out_folder, recipe, method=method, weights=weights, truths=truths, bands=names, width=width,
                 schedule=cast(Schedule | None, schedule), anchor=cast(AnchorName | None, anchor), half=half,

@@ -191,7 +191,7 @@ def test_only_scenes_that_touch_a_tile_are_opened_for_it(
         return load(few, grid, side=catalog.fine, bands=BANDS, tile=32).compute()
 
     thrifty, cost = cube(), len(opened)
-    monkeypatch.setattr(subject, "_footprint", lambda scene, grid: subject._whole(grid))
+    monkeypatch.setattr(subject, "footprint", lambda scene, grid: subject._whole(grid))
     xr.testing.assert_identical(cube(), thrifty)
     assert cost < 0.9 * len(opened)
 
