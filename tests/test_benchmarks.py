@@ -272,6 +272,7 @@ def test_methods_are_scored_by_the_command(
     assert off == pytest.approx([7e-4, 7e-4, 23e-4, 7e-4], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_are_trained_on_a_benchmark(
     cia_once: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:

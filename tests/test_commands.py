@@ -179,7 +179,7 @@ def test_same_run_elsewhere_gives_the_same_content(
     assert digest(tmp_path / "again") == digest(finished)
 
 
-@pytest.mark.parametrize("share", [0.15, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.5, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.15, 0.9))])
 def test_kill_in_the_middle_and_resume_gives_the_same_content(
     finished: Path, catalog: str, tmp_path: Path, share: float
 ) -> None:

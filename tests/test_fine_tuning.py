@@ -184,7 +184,7 @@ def test_training_ends_when_checks_do_not_improve(
     assert distance(tmp_path / "a", tmp_path / "c") > 0
 
 
-@pytest.mark.parametrize("at", [4, 7])
+@pytest.mark.parametrize("at", [4, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_broken_patient_run_resumes_like_an_unbroken_one(
     scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:

@@ -112,8 +112,8 @@ def test_training_lowers_the_loss_below_the_anchor(tmp_path: Path) -> None:
     assert STFGAN.open(tmp_path).halo == Halo(config["halo"]["fine"], config["halo"]["coarse"], 4)
 
 
-@pytest.mark.parametrize("schedule", ["same-grid", "progressive"])
-@pytest.mark.parametrize("gan", ["wgan-clip", "lsgan"])
+@pytest.mark.parametrize("schedule", ["same-grid", pytest.param("progressive", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("gan", ["lsgan", pytest.param("wgan-clip", marks=pytest.mark.slow)])
 def test_the_seed_decides_the_weights(scene: Scene, tmp_path: Path, gan: Gan, schedule: Schedule) -> None:
     recipe = replace(RECIPE, gan=gan, steps=3, warm_up=0.3)
     for out in ("a", "b"):
