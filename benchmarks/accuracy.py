@@ -471,9 +471,9 @@ what is left to it where the land changed is change that came and went between t
 
 Trained on: demo worlds of the seeds 1 to 16 and nothing else. Scored here: demo worlds of the seeds from {seed} on,
 `pairs/salton_sea_nir` (without 2020-11-26) and `landsat/pucallpa_8bit`, which no weights have seen; the constants of
-progress were chosen on worlds 1 to 10 and on the Salton Sea itself. The worlds {looked_at} and the Salton Sea were also
-scored when it was chosen how much of the weights' corrections counts, and how the level of progress is smoothed; where a
-group holds others as well, those have a table of their own.
+progress were chosen on worlds 1 to 10 and on the Salton Sea itself. The worlds {looked_at} and the
+Salton Sea were also scored when it was chosen how much of the weights' corrections counts, and how the level of
+progress is smoothed; where a group holds others as well, those have a table of their own.
 
 """
 

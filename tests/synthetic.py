@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
 import numpy as np
@@ -16,7 +16,7 @@ from shapely.geometry import Polygon
 from shapely.geometry import box as shapely_box
 
 from stfgan_xr.days import to_datetime64
-from stfgan_xr.grid import coarse_grid
+from stfgan_xr.grid import Window, coarse_grid
 from stfgan_xr.region import Region
 from stfgan_xr.sensors import FILL, Observation
 
@@ -105,3 +105,16 @@ class Scene:
         shape = (len(self.bands), height, self.ratio, width, self.ratio)
         values = np.array([self.truth(n).reshape(shape).mean((2, 4)) for n in range(self.count)])
         return counts(values, qa, [day(n) for n in range(self.count)], self.coarse, self.bands)
+
+
+def chunkings(shape: tuple[int, int], days: int, count: int = 10) -> Iterator[tuple[Window, int, int]]:
+    """Random windows of one to three steps of 16 pixels in a grid, each with the first and last of some of the days."""
+    rng = np.random.default_rng(0)
+
+    def part(side: int) -> tuple[int, int]:
+        start = int(rng.integers(0, side // 16 - 1)) * 16
+        return start, min(start + int(rng.integers(1, 4)) * 16, side)
+
+    for _ in range(count):
+        window, first = Window(*part(shape[0]), *part(shape[1])), int(rng.integers(0, days - 3))
+        yield window, first, first + int(rng.integers(1, 4))

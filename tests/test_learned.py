@@ -36,7 +36,7 @@ from stfgan_xr.predictors.stfnet import StfNet
 from tests import literal_networks
 from tests.literal import Case
 from tests.random_weights import BANDS, KINDS, random_weights
-from tests.synthetic import Scene, day
+from tests.synthetic import Scene, chunkings, day
 from tests.test_commands import run as run  # the fixture
 from tests.test_networks import parameters
 from tests.test_stfgan import Place
@@ -277,14 +277,7 @@ def test_tiles_and_runs_do_not_show(tmp_path: Path, name: str, ratio: int) -> No
     days = [start + n for n in range(9, 21)]
     expected = fuse_block(landsat, modis, method, Window(0, 112, 0, 96), days, Options(keep_observed=False))
     assert np.mean(expected["red"] != -32768) > 0.5
-    rng = np.random.default_rng(0)
-    for _ in range(10):
-        top, left = (int(rng.integers(0, count)) * 16 for count in (6, 5))
-        window = Window(
-            top, min(top + int(rng.integers(1, 4)) * 16, 112), left, min(left + int(rng.integers(1, 4)) * 16, 96)
-        )
-        first = int(rng.integers(0, 9))
-        last = first + int(rng.integers(1, 4))
+    for window, first, last in chunkings((112, 96), 12):
         found = fuse_block(landsat, modis, method, window, days[first:last], Options(keep_observed=False))
         for band in BANDS:
             part = expected[band][first:last, *window.slices]
