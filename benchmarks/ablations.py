@@ -20,6 +20,7 @@ from rich.table import Table
 from benchmarks.accuracy import FIRST_SEED, unseen
 from pipelines.console import err, main, out
 from stfgan_xr import samples, simulate, store, training
+from stfgan_xr.cluster import compute_here
 from stfgan_xr.grid import Halo
 from stfgan_xr.learning import Gan, Recipe, Run, Step, train_step
 from stfgan_xr.predictors.objective import TrainedSTFGAN, predict
@@ -129,6 +130,7 @@ def command(
     to: Annotated[Path, typer.Option(help="File of the figures.")] = RESULTS,
 ) -> None:
     """Train each variant alike and score it."""
+    compute_here(torch.get_num_threads())
     halo = Halo(fine=16, coarse=2)
     runs = sorted(corpus.glob("run-*"))
     pool = _samples([(corpus / f"world-{run.name[4:]}", run) for run in runs], 30 * len(runs), halo, 7, True)

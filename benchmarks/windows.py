@@ -15,7 +15,7 @@ import typer
 
 from pipelines.console import main, out
 from stfgan_xr import fusion, open_cube
-from stfgan_xr.cluster import limit_threads
+from stfgan_xr.cluster import compute_here
 from stfgan_xr.grid import RATIO
 from stfgan_xr.predictors.methods import make
 
@@ -36,7 +36,7 @@ def command(
     fused = open_cube(run / "fused.zarr")
     days = [day.astype("datetime64[D]").item() for day in fused.time.values]
     bands = [name for name in fused.data_vars if f"residual_{name}" in fused]
-    limit_threads(1)
+    compute_here(1)
     job = fusion.plan(landsat, modis, make(method, bands, ratio=RATIO), days, tile=tile, run=1)
     lazy, side = job.lazy().drop_dims(("yc", "xc")), job.layout.tile
     windows = {

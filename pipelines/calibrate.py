@@ -9,7 +9,7 @@ import typer
 
 from pipelines.console import main, out
 from stfgan_xr import checkpoint, gate, store, training
-from stfgan_xr.cluster import cores, limit_threads
+from stfgan_xr.cluster import compute_here, cores
 from stfgan_xr.errors import NothingToDo
 from stfgan_xr.files import as_folder
 from stfgan_xr.predictors.methods import open_predictor
@@ -26,7 +26,7 @@ def command(
 
     Every fifth acquisition is withheld and predicted. Only the .json file beside the weights changes.
     """
-    limit_threads(cores())
+    compute_here(cores())
     predictor = open_predictor(model)
     folders = [as_folder(run) for run in cube]
     cubes = [(store.open_cube(run / "landsat.zarr"), store.open_cube(run / "modis.zarr")) for run in folders]

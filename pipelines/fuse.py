@@ -17,7 +17,7 @@ from pipelines.limits import check_disk, check_memory, size
 from pipelines.summary import REPORT, write_report
 from stfgan_xr import __version__, fusion, store
 from stfgan_xr import days as calendar
-from stfgan_xr.cluster import cores, limit_threads
+from stfgan_xr.cluster import compute_here, cores
 from stfgan_xr.deployments import model_sent, versions
 from stfgan_xr.errors import InputError, NothingToDo
 from stfgan_xr.files import Folder, LocalFolder, as_folder
@@ -164,7 +164,7 @@ def _adapted(run: Run, landsat: xr.Dataset, modis: xr.Dataset, ratio: int) -> tu
     assert isinstance(run.predictor, STFGAN)
     assert isinstance(run.folder, LocalFolder)
     assert run.adapt is not None
-    limit_threads(cores())
+    compute_here(cores())
     folder = run.folder.path / "adapted"
     with Steps("adapting") as shown:
         found = adapt(
@@ -186,7 +186,7 @@ def _guarded(run: Run, landsat: xr.Dataset, modis: xr.Dataset, ratio: int) -> tu
     from stfgan_xr.predictors.stfgan import STFGAN
 
     assert isinstance(run.predictor, STFGAN)
-    limit_threads(cores())
+    compute_here(cores())
     places = training.corpus([(landsat, modis)], run.request.bands)
     scores = gate.compare(run.predictor, places, blocks=GUARD_BLOCKS)
     rmse, known = scores["rmse"], scores["blocks"] > 0

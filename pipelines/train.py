@@ -14,7 +14,7 @@ from pipelines.console import Steps, main, out
 from stfgan_xr import store, training
 from stfgan_xr.benchmarks import NAMES as SETS
 from stfgan_xr.benchmarks import Benchmark, read_benchmark
-from stfgan_xr.cluster import cores, limit_threads
+from stfgan_xr.cluster import compute_here, cores
 from stfgan_xr.errors import InputError
 from stfgan_xr.files import LocalFolder, as_folder
 from stfgan_xr.landscape import Truth
@@ -157,7 +157,7 @@ def command(
     names = tuple(part.strip() for part in bands.split(",")) if bands else None
     chosen = read_benchmark(benchmark, root, split) if benchmark or root or split else None
     cubes, truths = _cubes(cube, pairs, chosen, truth)
-    limit_threads(cores())
+    compute_here(cores())
     with held(LocalFolder(out_folder)):
         with Steps("training", of_anchor=method == STFGAN) as shown:
             facts = training.train(

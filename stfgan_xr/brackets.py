@@ -238,6 +238,8 @@ def mirror(first: int, last: int, size: int) -> npt.NDArray[np.int64]:
 
 def _mirrored(array: npt.NDArray[Any], inside: Window, target: Window, shape: tuple[int, int]) -> npt.NDArray[Any]:
     """``array`` over ``inside`` (a part of the grid) as ``target``, which may reach beyond the grid."""
+    if target == target.clip(shape):
+        return np.ascontiguousarray(array[..., *_relative(target, inside)])
     rows = mirror(target.top, target.bottom, shape[0]) - inside.top
     columns = mirror(target.left, target.right, shape[1]) - inside.left
     return np.ascontiguousarray(array[..., rows[:, None], columns])
@@ -383,8 +385,7 @@ class _Fine:
         """Reflectance ``(band, y, x)`` over ``near`` of the chosen acquisitions; NaN where there is none."""
         out = np.full((len(self.landsat.bands), *self.near.shape), np.nan, np.float32)
         for index in np.unique(chosen[chosen != NONE]):
-            here = chosen == index
-            out[:, here] = self._image(int(index))[:, here]
+            np.copyto(out, self._image(int(index)), where=chosen == index)
         return out
 
     def cloud_distances(self, chosen: Index, reach: int) -> Float:

@@ -19,6 +19,7 @@ import psutil
 from dask.delayed import Delayed
 
 from stfgan_xr import deployments
+from stfgan_xr.allocation import give_back_freed, keep_freed
 from stfgan_xr.deployments import LOST
 from stfgan_xr.errors import InputError, ResourceError, StfganError
 from stfgan_xr.remote import redact
@@ -69,11 +70,12 @@ def memory_of_workers(client: Client) -> int | None:
     return min(stated, default=None)
 
 
-def limit_threads(count: int) -> None:
-    """Threads that torch uses in this process."""
+def compute_here(count: int) -> None:
+    """Make this process fit to compute: with so many threads of torch, and freed memory kept."""
     import torch
 
     torch.set_num_threads(count)
+    keep_freed()
 
 
 @contextmanager
@@ -175,6 +177,7 @@ def _say(error: BaseException) -> str:
 
 
 def _run_here(tasks: Iterable[Delayed], minutes: float | None) -> Iterator[Any | Failed]:
+    keep_freed()
     failed = done = 0
     for number, task in enumerate(tasks):
         for attempt in range(1, ATTEMPTS + 1):
@@ -229,8 +232,24 @@ def _alarm(minutes: float | None) -> Iterator[None]:
 
 
 def _run_there(tasks: Iterable[Delayed], client: Client, minutes: float | None) -> Iterator[Any | Failed]:
-    with _watched(client, minutes):
+    with deployments.told(client, _thrift(), for_good=client.cluster is not None), _watched(client, minutes):
         yield from _tried_again(tasks, client)
+
+
+def _thrift() -> Any:
+    """A plugin of workers that has them keep memory that they free; see :mod:`stfgan_xr.allocation`."""
+    from distributed import WorkerPlugin
+
+    class Thrift(WorkerPlugin):
+        name = "stfgan_xr-allocation"
+
+        def setup(self, worker: Any) -> None:
+            keep_freed()
+
+        def teardown(self, worker: Any) -> None:
+            give_back_freed()
+
+    return Thrift()
 
 
 def _tried_again(tasks: Iterable[Delayed], client: Client) -> Iterator[Any | Failed]:

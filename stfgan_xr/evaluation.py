@@ -192,7 +192,7 @@ def evaluate_triplets(
     One image of each method is in memory at a time of each case, over the whole area.
     """
     bands = _common_bands(methods)
-    compared = {"linear": Linear(bands), "delta": Delta(bands), **methods}
+    compared: dict[str, Predictor] = {"linear": Linear(bands), "delta": Delta(bands), **methods}
     ratio = ratio_of(landsat.odc.geobox, modis.odc.geobox)
     rows: dict[str, list[Row]] = {name: [] for name in methods}
     for triplet in triplets:

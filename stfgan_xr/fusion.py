@@ -30,6 +30,7 @@ from stfgan_xr.predictors import (
     Prediction,
     Predictor,
     cloud_reach,
+    cropped,
     fitted,
     is_fitted,
     memory_of,
@@ -119,11 +120,30 @@ def _uncertainty(predictor: Predictor) -> Uncertainty | None:
     return predictor.uncertainty if isinstance(predictor, Calibrated) else None
 
 
-def _age_class(age: npt.NDArray[np.integer]) -> npt.NDArray[np.uint16]:
-    return np.searchsorted(np.array(AGE_CLASSES), age).astype(np.uint16)
+def _age_classes() -> npt.NDArray[np.uint16]:
+    """The class of every age from 0 to :data:`NO_AGE`."""
+    found = np.searchsorted(np.array(AGE_CLASSES), np.arange(NO_AGE + 1)).astype(np.uint16)
+    found[NO_AGE] = len(AGE_CLASSES) + 1
+    return found
 
 
-def _expand(cells: npt.NDArray[np.bool_], ratio: int) -> npt.NDArray[np.bool_]:
+def _age(days: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    # Where one side is missing both hold the other, so its age is negative; as a whole number without sign it is large.
+    return np.minimum(days.view(np.uint32), np.uint32(NO_AGE)).astype(np.uint8)
+
+
+_BEFORE, _AFTER = (_age_classes() << np.uint16(shift) for shift in (BEFORE_SHIFT, AFTER_SHIFT))
+
+
+def _cell_sums(pixels: npt.NDArray[Any], ratio: int) -> npt.NDArray[np.int64]:
+    """Sums ``(cy, cx)`` over cells of whole numbers."""
+    height, width = (side // ratio for side in pixels.shape)
+    rows = np.add.reduce(pixels.reshape(height, ratio, width * ratio), axis=1, dtype=np.int64)
+    sums: npt.NDArray[np.int64] = rows.reshape(height, width, ratio).sum(axis=2)
+    return sums
+
+
+def _expand(cells: npt.NDArray[Any], ratio: int) -> npt.NDArray[Any]:
     return cells.repeat(ratio, axis=-2).repeat(ratio, axis=-1)
 
 
@@ -171,32 +191,33 @@ class _Canvas:
         self, at: int, day: int, which: int, interval: Interval, prediction: Prediction, number: int, keep: bool
     ) -> None:
         """Day ``day``, the ``which``-th of an interval and ``number``-th of a prediction, into time step ``at``."""
-        mean = prediction.mean[number]
+        values = prediction.mean[number]
         clipped = prediction.clipped[number] if prediction.clipped is not None else None
-        gaps = interval.gaps
-        nodata = interval.missing.copy()
-        if self.needs_coarse:
+        gaps, nodata = interval.gaps, interval.missing.copy()
+        if self.needs_coarse and gaps.missing[which].any():
             nodata |= _expand(_grow(gaps.missing[which]), self.ratio)
         observed = (interval.day_before == day) & ~interval.missing if keep else np.zeros_like(nodata)
-        nodata &= ~observed
-        halo = interval.bracket.halo.fine
-        inner = slice(halo, -halo) if halo else slice(None)
-        values = np.where(observed, interval.bracket.fine_before[:, inner, inner], mean)
-        nodata |= ~np.isfinite(values).all(axis=0)
-        values[:, nodata] = np.nan
-        for band, value in zip(self.bands, from_reflectance(values), strict=True):
-            self.arrays[band][at] = value
-        self.arrays["qa"][at] = self._quality(day, which, interval, observed, nodata, clipped)
-        before, after = self._ages(day, interval)
-        self.arrays["days_before"][at] = np.where(nodata, NO_AGE, before.clip(max=NO_AGE))
-        self.arrays["days_after"][at] = np.where(nodata, NO_AGE, after.clip(max=NO_AGE))
-        self._residual(at, interval.coarse.on(day), gaps.missing[which], interval.bracket.halo.coarse)
+        if observed.any():
+            nodata &= ~observed
+            values = np.where(observed, cropped(interval.bracket.fine_before, interval.bracket.halo.fine), values)
+        nodata |= ~np.isfinite(values.sum(axis=0))
+        hidden = bool(nodata.any())
+        for band, value in zip(self.bands, values, strict=True):
+            counts = from_reflectance(value)
+            if hidden:
+                counts[nodata] = FILL
+            self.arrays[band][at] = counts
+        ages = _age(day - interval.day_before), _age(interval.day_after - day)
+        self.arrays["qa"][at] = self._quality(ages, which, interval, observed, nodata, clipped)
+        for name, age in zip(("days_before", "days_after"), ages, strict=True):
+            self.arrays[name][at] = np.where(nodata, np.uint8(NO_AGE), age)
+        self._residual(at, interval.coarse.on(day), gaps.missing[which], interval.bracket.halo.coarse, hidden)
         if self.uncertainty is not None and prediction.std is not None:
             self._deviation(at, prediction.std[number], self.uncertainty.observed, observed, nodata)
         if prediction.spread is not None:
             told = ~nodata & ~observed & ~interval.extrapolated
-            for band, values in zip(self.bands, prediction.spread[number], strict=True):
-                self.arrays[f"spread_{band}"][at] = from_reflectance(np.where(told, values, np.float32(np.nan)))
+            for band, spread in zip(self.bands, prediction.spread[number], strict=True):
+                self.arrays[f"spread_{band}"][at] = from_reflectance(np.where(told, spread, np.float32(np.nan)))
 
     def _deviation(self, at: int, std: Any, of_observation: Sequence[float], observed: Any, nodata: Any) -> None:
         for band, values, own in zip(self.bands, std, of_observation, strict=True):
@@ -204,41 +225,37 @@ class _Canvas:
             counts = np.ceil(np.where(observed, np.float32(own), values) * np.float32(1 / SCALE)).clip(1, -FILL - 1)
             self.arrays[f"std_{band}"][at] = np.where(nodata, FILL, counts)
 
-    @staticmethod
-    def _ages(day: int, interval: Interval) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        before, after = day - interval.day_before, interval.day_after - day
-        # Where one side is missing both hold the other: its age is negative on the missing side.
-        none = np.int32(NO_AGE)
-        return np.where(before < 0, none, before), np.where(after < 0, none, after)
-
-    def _quality(self, day: int, which: int, interval: Interval, observed: Any, nodata: Any, clipped: Any) -> Any:
-        gaps, predicted = interval.gaps, ~observed & ~nodata
-        qa = observed * np.uint16(Quality.OBSERVED) | nodata * np.uint16(Quality.NODATA)
-        qa |= (interval.extrapolated & predicted) * np.uint16(Quality.EXTRAPOLATED)
-        qa |= (self.border & predicted) * np.uint16(Quality.BORDER)
+    def _quality(self, ages: Any, which: int, interval: Interval, observed: Any, nodata: Any, clipped: Any) -> Any:
+        qa: npt.NDArray[np.uint16] = self.border * np.uint16(Quality.BORDER)
+        qa |= interval.extrapolated * np.uint16(Quality.EXTRAPOLATED)
         if clipped is not None:
-            qa |= (clipped & predicted) * np.uint16(Quality.INPUT_CLIPPED)
+            qa |= clipped * np.uint16(Quality.INPUT_CLIPPED)
         if self.needs_coarse:
-            for cells, flag in (
-                (gaps.in_time[which], Quality.COARSE_FILLED_IN_TIME),
-                (gaps.in_space[which], Quality.COARSE_FILLED_IN_SPACE),
-                (gaps.low_quality[which], Quality.COARSE_LOW_QUALITY),
-            ):
-                qa |= (_expand(cells, self.ratio) & predicted) * np.uint16(flag)
-        before, after = self._ages(day, interval)
-        ages = (_age_class(before) << np.uint16(BEFORE_SHIFT)) | (_age_class(after) << np.uint16(AFTER_SHIFT))
-        return np.where(nodata, qa, qa | ages)
+            gaps = interval.gaps
+            cells = gaps.in_time[which] * np.uint16(Quality.COARSE_FILLED_IN_TIME)
+            cells |= gaps.in_space[which] * np.uint16(Quality.COARSE_FILLED_IN_SPACE)
+            cells |= gaps.low_quality[which] * np.uint16(Quality.COARSE_LOW_QUALITY)
+            if cells.any():
+                qa |= _expand(cells, self.ratio)
+        if observed.any():
+            qa[observed] = Quality.OBSERVED
+        before, after = ages
+        qa |= _BEFORE[before]
+        qa |= _AFTER[after]
+        qa[nodata] = Quality.NODATA
+        return qa
 
-    def _residual(self, at: int, coarse: Any, missing: Any, halo: int) -> None:
+    def _residual(self, at: int, coarse: Any, missing: Any, halo: int, hidden: bool) -> None:
         inner = slice(halo, -halo) if halo else slice(None)
-        height, width = missing.shape
         for number, band in enumerate(self.bands):
-            counts = self.arrays[band][at].reshape(height, self.ratio, width, self.ratio)
-            known = counts != FILL
-            count = known.sum(axis=(1, 3))
+            counts = self.arrays[band][at]
             # Summed as whole numbers: a sum of floats would depend on the shape of the block.
-            total = np.where(known, counts, 0).sum(axis=(1, 3), dtype=np.int64)
-            mean = total * SCALE / np.maximum(count, 1)
+            count = np.array(self.ratio**2)
+            if hidden:
+                known = counts != FILL
+                count = _cell_sums(known, self.ratio)
+                counts = np.where(known, counts, np.int16(0))
+            mean = _cell_sums(counts, self.ratio) * SCALE / np.maximum(count, 1)
             departure = np.where((count > 0) & ~missing, mean - coarse[number, inner, inner], np.nan)
             self.arrays[f"residual_{band}"][at] = from_reflectance(departure)
 

@@ -308,7 +308,10 @@ def to_counts(raw: Array, sensor: Sensor) -> npt.NDArray[np.int16]:
 
 def to_reflectance(counts: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
     """Counts of a cube as float32 reflectance, fill as NaN (masked before scaling)."""
-    return np.where(counts == FILL, np.float32(np.nan), counts.astype(np.float32) * np.float32(SCALE))
+    found = counts.astype(np.float32)
+    found *= np.float32(SCALE)
+    found[counts == FILL] = np.nan
+    return found
 
 
 def from_reflectance(reflectance: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:
@@ -317,9 +320,12 @@ def from_reflectance(reflectance: npt.NDArray[np.floating]) -> npt.NDArray[np.in
     >>> from_reflectance(np.array([0.1234, np.nan, 9.0], dtype="float32")).tolist()
     [1234, -32768, 32767]
     """
-    # Held within range before the product, which could overflow.
-    counts = np.rint(np.clip(reflectance, -32767 * SCALE, 32767 * SCALE) * np.float32(1 / SCALE))
-    return np.where(np.isnan(counts), np.float32(FILL), counts).astype(np.int16)
+    # Held within range before the product, which could overflow; in place, as this is done to every pixel of every day.
+    counts = np.clip(reflectance, -32767 * SCALE, 32767 * SCALE)
+    counts *= np.float32(1 / SCALE)
+    np.rint(counts, out=counts)
+    counts[np.isnan(counts)] = FILL
+    return np.asarray(counts, np.int16)
 
 
 @lru_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -41,3 +42,11 @@ def hang(seconds: float) -> float:
 
 def starve(number: int) -> int:
     raise MemoryError
+
+
+def pages() -> int:
+    """Pages that this process touches for the first time while it makes and drops large arrays."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        len(b"x" * 2**25)  # not numpy's: it asks for huge pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

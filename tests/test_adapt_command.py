@@ -42,7 +42,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adaptations of a few steps, of which the comparison says what a test wants."""
     recipe = replace(RECIPE, steps=4, samples=2, batch=1, distorted=False)
     monkeypatch.setattr(training, "adaptation", lambda cubes, minutes, *_: replace(recipe, seed=int(minutes)))
-    monkeypatch.setattr(fuse, "limit_threads", lambda _: None)
+    monkeypatch.setattr(fuse, "compute_here", lambda _: None)
     monkeypatch.setattr(objective, "RUNGS", (16,))
 
 

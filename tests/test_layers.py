@@ -27,6 +27,7 @@ LAYERS: dict[str, int] = {
             "region",
             "harmonise",
             "rendering",
+            "allocation",
         ),
         0,
     ),

@@ -435,7 +435,7 @@ def test_the_commands_train_and_fuse_by_it(
     demo_world: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     """And what was made by weights is repaired by them."""
-    monkeypatch.setattr(train_command, "limit_threads", lambda _: None)
+    monkeypatch.setattr(train_command, "compute_here", lambda _: None)
     few = ["--steps", "2", "--batch", "1", "--patch", "32", "--region", "32", "--samples", "1", "--width", "4"]
     out = tmp_path / "weights"
     asked = ["--method", "stfnet", "--cube", str(finished), "--bands", "red,nir", "--out", str(out)]

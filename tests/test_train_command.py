@@ -29,7 +29,7 @@ SMALL = ["--width", "2", "--steps", "4", "--batch", "1", "--patch", "48", "--reg
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, command: Callable[..., None] = train.command) -> int:
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
-    monkeypatch.setattr(train, "limit_threads", lambda _: None)
+    monkeypatch.setattr(train, "compute_here", lambda _: None)
     with pytest.raises(SystemExit) as stop:
         main(command)
     return int(stop.value.code or 0)

@@ -16,14 +16,14 @@ from torch import Tensor
 from stfgan_xr.errors import InputError
 from stfgan_xr.grid import Halo
 from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
-from stfgan_xr.predictors.simple import BracketTensors, delta, spreads, to_tensors, weight_after
+from stfgan_xr.predictors.simple import Changed, delta, detail, spreads, to_tensors, weight_after
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The bracket, and how far each observation ``(y, x)`` is to be trusted, above 0 and up to 1."""
+    """What delta knows, and how far each observation ``(y, x)`` is to be trusted, above 0 and up to 1."""
 
-    pair: BracketTensors
+    known: Changed
     before: Tensor
     after: Tensor
 
@@ -66,17 +66,19 @@ class EFAST:
             torch.from_numpy(distance[inner, inner]).clamp(max=self.cloud_reach) / self.cloud_reach
             for distance in (bracket.cloud_before, bracket.cloud_after)
         )
-        return Prepared(to_tensors(bracket, torch.device("cpu")).crop(0), before, after)
+        pair = to_tensors(bracket, torch.device("cpu")).crop(0)
+        return Prepared(Changed(pair, detail(pair)), before, after)
 
     def predict(self, prepared: Prepared, coarse: CoarseWindow) -> Prediction:
         """Mean ``(day, band, y, x)`` of the target days."""
         with torch.inference_mode():
             mean = np.stack([self._on(prepared, coarse, day).numpy() for day in coarse.days])
-        return Prediction(mean, spread=spreads(prepared.pair, coarse) if self.spread else None)
+        return Prediction(mean, spread=spreads(prepared.known.pair, coarse) if self.spread else None)
 
     def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
-        weight = weight_after(prepared.pair, day)
+        known = prepared.known
+        weight = weight_after(known.pair, day)
         before, after = (1 - weight) * prepared.before, weight * prepared.after
         total = before + after
         share = torch.where(total > 0, after / total, weight)
-        return delta(prepared.pair, day, torch.from_numpy(coarse.on(day)), share)
+        return delta(known.pair, known.detail, day, torch.from_numpy(coarse.on(day)), share)

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from stfgan_xr.grid import Halo
 from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction
-from stfgan_xr.predictors.simple import BracketTensors, share_of_time, to_tensors, weight_after
+from stfgan_xr.predictors.simple import BracketTensors, detail, share_of_time, to_tensors, weight_after
 
 Float = npt.NDArray[np.float32]
 
@@ -375,8 +375,7 @@ class Progress:
         bracket.refuse_other(self.ratio, "progress")
         whole = to_tensors(bracket, torch.device("cpu"))
         pair = whole.crop(0)
-        detail = pair.fine_after - pair.fine_before - pair.up(whole.coarse_after - whole.coarse_before)
-        return Prepared(pair, Pace.of(whole, 1), detail)
+        return Prepared(pair, Pace.of(whole, 1), detail(pair))
 
     def predict(self, prepared: Prepared, coarse: CoarseWindow) -> Prediction:
         """Mean ``(day, band, y, x)`` of the target days."""
@@ -387,4 +386,4 @@ class Progress:
         pair = prepared.pair
         rise, lead = prepared.pace.on(coarse, day)
         progress = (weight_after(pair, day) + pair.up(lead, points(pair.ratio))).clamp(0, 1)
-        return pair.fine_before + pair.up(rise) + progress * prepared.detail
+        return (pair.up(rise) + pair.fine_before).addcmul_(progress, prepared.detail)

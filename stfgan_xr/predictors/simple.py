@@ -72,14 +72,20 @@ def linear(pair: BracketTensors, day: int) -> Tensor:
     return torch.lerp(pair.fine_before, pair.fine_after, weight_after(pair, day)[None])
 
 
-def delta(pair: BracketTensors, day: int, coarse: Tensor, weight: Tensor | None = None) -> Tensor:
+def detail(pair: BracketTensors) -> Tensor:
+    """What the fine change between the observations has that the coarse one has not: ``(band, y, x)``."""
+    return pair.fine_after - pair.fine_before - pair.up(pair.coarse_after - pair.coarse_before)
+
+
+def delta(pair: BracketTensors, detail: Tensor, day: int, coarse: Tensor, weight: Tensor | None = None) -> Tensor:
     """Linear interpolation plus the coarse image's departure from its own: ``(band, y, x)``.
 
     ``weight`` ``(y, x)`` of the later observation is by default :func:`weight_after`. Algebraically the weighted mean
-    of ``F1 + up(C2 - C1)`` and ``F3 + up(C2 - C3)`` (EFAST without its cloud weights, Senty et al. 2024).
+    of ``F1 + up(C2 - C1)`` and ``F3 + up(C2 - C3)`` (EFAST without its cloud weights, Senty et al. 2024), written with
+    :func:`detail`, which is the same on every day, so that a day costs one interpolation.
     """
     share = weight_after(pair, day) if weight is None else weight
-    return torch.lerp(*moved(pair, coarse), share[None])
+    return (pair.up(coarse - pair.coarse_before) + pair.fine_before).addcmul_(share[None], detail)
 
 
 def moved(pair: BracketTensors, coarse: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,42 +114,57 @@ class Persistence:
         """The bracket as tensors."""
         return to_tensors(bracket, torch.device("cpu"))
 
-    def _on(self, pair: BracketTensors, day: int, _: Tensor) -> Tensor:
+    def _on(self, pair: BracketTensors, day: int) -> Tensor:
         before = (day - pair.day_before).abs() <= (pair.day_after - day).abs()
         return torch.where(before, pair.fine_before, pair.fine_after)
 
     def predict(self, prepared: BracketTensors, coarse: CoarseWindow) -> Prediction:
         """Mean ``(day, band, y, x)`` of the target days."""
         with torch.inference_mode():
-            days = [self._on(prepared, day, torch.from_numpy(coarse.on(day))) for day in coarse.days]
-            return Prediction(torch.stack(days).numpy())
+            return Prediction(torch.stack([self._on(prepared, day) for day in coarse.days]).numpy())
 
 
 @dataclass(frozen=True)
 class Linear(Persistence):
     """The observations before and after, interpolated in time."""
 
-    def _on(self, pair: BracketTensors, day: int, _: Tensor) -> Tensor:
+    def _on(self, pair: BracketTensors, day: int) -> Tensor:
         return linear(pair, day)
 
 
 @dataclass(frozen=True)
-class Delta(Persistence):
+class Changed:
+    """A bracket and its :func:`detail`."""
+
+    pair: BracketTensors
+    detail: Tensor
+
+
+@dataclass(frozen=True)
+class Delta:
     """Each observation plus the coarse change since or until then, weighted by closeness in time.
 
     Attributes
     ----------
+    bands
+        Names of the bands.
     spread
         Predictions tell by how much the two differ.
     """
 
+    bands: tuple[str, ...]
     halo: Halo = ONE_CELL
     spread: bool = False
 
-    def predict(self, prepared: BracketTensors, coarse: CoarseWindow) -> Prediction:
-        """Mean ``(day, band, y, x)`` of the target days."""
-        found = super().predict(prepared, coarse)
-        return replace(found, spread=spreads(prepared, coarse)) if self.spread else found
+    def prepare(self, bracket: Bracket) -> Changed:
+        """The bracket and what is the same on all its days."""
+        pair = to_tensors(bracket, torch.device("cpu"))
+        return Changed(pair, detail(pair))
 
-    def _on(self, pair: BracketTensors, day: int, coarse: Tensor) -> Tensor:
-        return delta(pair, day, coarse)
+    def predict(self, prepared: Changed, coarse: CoarseWindow) -> Prediction:
+        """Mean ``(day, band, y, x)`` of the target days."""
+        pair = prepared.pair
+        with torch.inference_mode():
+            images = [delta(pair, prepared.detail, day, torch.from_numpy(coarse.on(day))) for day in coarse.days]
+            mean = torch.stack(images).numpy()
+        return Prediction(mean, spread=spreads(pair, coarse) if self.spread else None)
