@@ -144,12 +144,12 @@ class Generator(nn.Module):
         upscaled = self.upscale2(self.upscale1(self.coarse(coarse)))  # (n, w, h, v)
         return torch.tanh(self.fusion(torch.cat([upscaled, self.fine(fine)], dim=1)))
 
-    def share(self, fine: Tensor, cut: int = 0) -> tuple[Tensor, Tensor | None]:
+    def share(self, fine: Tensor, cut: int = 0, still: bool = True) -> tuple[Tensor, Tensor | None]:
         """What does not depend on the day, before the hyperbolic tangent: ``(n, outputs, h - 2 cut, v - 2 cut)`` for
-        :meth:`finish`, and the still channels, if there are any."""
+        :meth:`finish`, and the still channels, if there are any and they are wanted."""
         features, weight = self.fine(fine), self.fusion.weight[:, self.width :]
         shared = crop(functional.conv2d(features, weight, self.fusion.bias, padding=REACH_FUSION), cut)
-        return shared, None if self.still is None else crop(self.still(features), cut)
+        return shared, crop(self.still(features), cut) if still and self.still is not None else None
 
     def finish(self, coarse: Tensor, shared: Tensor, cut: int = 0) -> Tensor:
         """What the prediction is the hyperbolic tangent of, of the shape of ``shared``.

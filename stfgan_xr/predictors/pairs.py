@@ -60,7 +60,7 @@ class Pair:
     day_before, day_after
         ``(n, y, x)``.
     resampled
-        ``(n, 2, y, x)`` 1 where the fine image before or after was interpolated from another grid, else 0.
+        ``(n, 2, y, x)`` 1 where the fine image before or after was interpolated from another grid, else 0. None: nowhere.
     """
 
     fine: Tensor
@@ -68,7 +68,7 @@ class Pair:
     coarse_after: Tensor
     day_before: Tensor
     day_after: Tensor
-    resampled: Tensor
+    resampled: Tensor | None
     ratio: int
     coarse_halo: int
     margins: Margins
@@ -185,8 +185,10 @@ def to_pair(
     cells = [placed(torch.from_numpy(array).to(device)[None], among, count) for array in both]
     acquired = [fine(array) for array in (bracket.day_before, bracket.day_after)]
     marks = (bracket.resampled_before, bracket.resampled_after)
-    nowhere = np.zeros(bracket.day_before.shape, np.float32)
-    resampled = torch.stack([fine(nowhere if m is None else m.astype(np.float32)) for m in marks], dim=1)
+    resampled = None
+    if any(mark is not None for mark in marks):
+        nowhere = np.zeros(bracket.day_before.shape, np.float32)
+        resampled = torch.stack([fine(nowhere if m is None else m.astype(np.float32)) for m in marks], dim=1)
     (before, after), (first, second) = cells, acquired
     return Pair(images, before, after, first, second, resampled, bracket.ratio, bracket.halo.coarse, margins)
 

@@ -186,7 +186,7 @@ class Started:
     shared1, shared2
         From :meth:`stfgan_xr.predictors.networks.Generator.share`.
     still1, still2
-        ``(n, 2b, ...)`` corrections of the fine images by each stage; None without anchor.
+        ``(n, 2b, ...)`` corrections of the fine images by each stage; None without anchor, or if none was resampled.
     averages
         ``(n, 2b, ...)`` fine images at the resolution of the coarse branch, with ``margins.result1``.
     detail
@@ -240,10 +240,12 @@ class Anchor:
         """The same change to every part."""
         return Anchor(change(self.image), change(self.share), change(self.fade), change(self.detail))
 
-    def corrected(self, raw: Tensor, still: Tensor) -> Tensor:
+    def corrected(self, raw: Tensor, still: Tensor | None) -> Tensor:
         """A stage's result from what its networks give."""
-        before, after = still.chunk(2, dim=1)
         of_day = torch.tanh(GENTLE * raw[:, -1:].float()) * self.detail + _bounded(raw[:, :-1])
+        if still is None:
+            return self.image + self.fade * of_day
+        before, after = still.chunk(2, dim=1)
         return self.image + torch.lerp(before, after, self.share) + self.fade * of_day
 
 
@@ -312,9 +314,9 @@ def _mended(raw: Tensor, images: Tensor, cut: int) -> Tensor:
     return found
 
 
-def _marks(pair: Pair, margin: int, step: int = 1) -> Tensor:
+def _marks(pair: Pair, resampled: Tensor, margin: int, step: int = 1) -> Tensor:
     """Where each channel of the fine images counts as resampled: ``(n, 2b, ...)``."""
-    marks = average(crop(pair.resampled, pair.margins.fine1 - margin), step)
+    marks = average(crop(resampled, pair.margins.fine1 - margin), step)
     return marks.repeat_interleave(pair.fine.shape[1] // 2, dim=1)
 
 
@@ -323,10 +325,12 @@ def start(network: Network, pair: Pair) -> Started:
     step, margins = network.architecture.step, pair.margins
     cut = (margins.fine1 - margins.result1) // step
     images1, images2 = average(pair.fine, step), pair.cut(margins.fine2)
-    shared1, raw1 = network.first.share(scaled(images1), cut)
-    shared2, raw2 = network.second.share(scaled(images2), margins.fine2)
-    still1 = None if raw1 is None else _mended(raw1, images1, cut) * _marks(pair, margins.result1, step)
-    still2 = None if raw2 is None else _mended(raw2, images2, margins.fine2) * _marks(pair, 0)
+    resampled, still1, still2 = pair.resampled, None, None
+    shared1, raw1 = network.first.share(scaled(images1), cut, still=resampled is not None)
+    shared2, raw2 = network.second.share(scaled(images2), margins.fine2, still=resampled is not None)
+    if resampled is not None and raw1 is not None and raw2 is not None:
+        still1 = _mended(raw1, images1, cut) * _marks(pair, resampled, margins.result1, step)
+        still2 = _mended(raw2, images2, margins.fine2) * _marks(pair, resampled, 0)
     averages, detail = average(pair.cut(margins.result1), SCALE), _detail(pair, margins.result1)
     return Started(pair, shared1, shared2, still1, still2, averages, detail)
 
@@ -369,7 +373,7 @@ def stage1(network: Network, started: Started, targets: Targets) -> tuple[Tensor
         images.append(targets.level)
     planes = _stack(*(pair.up(image, margins.coarse1, SCALE * step) for image in images))
     raw = network.first.finish(planes, started.shared1, (margins.coarse1 - margins.result1) // step)
-    if started.still1 is None:
+    if architecture.anchor == "none":
         result = _image(raw)
         return result, Middle(average(result.detach(), SCALE // step))
     found = anchor(pair, targets, margins.result1, started.detail)
@@ -392,7 +396,7 @@ def stage2(network: Network, started: Started, middle: Middle) -> Tensor:
     before, after = started.averages.chunk(2, dim=1)
     planes = _stack(before, middle.image, after, *(() if middle.share is None else (middle.share,)))
     raw = network.second.finish(planes, started.shared2, started.pair.margins.result1)
-    if middle.base is None or started.still2 is None:
+    if middle.base is None:
         return _image(raw)
     return middle.base.corrected(raw, started.still2)
 
