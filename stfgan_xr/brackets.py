@@ -7,6 +7,7 @@ depends on how an area is cut into blocks.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -107,8 +108,8 @@ class DatasetSeries:
         """The part that a block needs: a window, and the days from ``first`` to ``last``."""
         inside = window.clip(self.whole)
         rows, columns = inside.slices
-        times = [i for i, day in enumerate(self.days) if first <= day <= last]
-        part = self.dataset.isel(time=_as_slice(times), y=rows, x=columns)
+        times = slice(bisect_left(self.days, first), bisect_right(self.days, last))
+        part = self.dataset.isel(time=times, y=rows, x=columns)
         return replace(self, dataset=part, corner=(inside.top, inside.left))
 
 
@@ -127,7 +128,9 @@ def series(dataset: xr.Dataset, bands: Sequence[str] | None = None) -> DatasetSe
     if absent:
         raise InputError(f"there is no band {', '.join(absent)}; there are {', '.join(band_names(dataset))}")
     # Without what says where pixels lie: a block knows its window, and all of this travels with it.
-    part = dataset[[*names, *(["qa"] if "qa" in dataset else [])]].reset_coords(drop=True).sortby("time")
+    part = dataset[[*names, *(["qa"] if "qa" in dataset else [])]].reset_coords(drop=True)
+    if not part.indexes["time"].is_monotonic_increasing:
+        part = part.sortby("time")  # which copies what is in memory
     return DatasetSeries(part, names, (dataset.sizes["y"], dataset.sizes["x"]))
 
 

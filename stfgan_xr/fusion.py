@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import IntFlag
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import dask.array as da
@@ -458,14 +458,22 @@ class Job:
 
     def block(self, block: store.Block, predictor: Any = None) -> Delayed:
         """The arrays of one block as a task, which gets just the part of the series that it needs."""
-        sources, own, *arguments = self._arguments(block)
-        method = own if predictor is None else predictor
-        task: Delayed = delayed(fuse_block, pure=False)(*sources, method, *arguments)
+        days = self._days(block)
+        work = partial(fuse_block, window=block.window, days=days, options=self.options)
+        method = self.predictor if predictor is None else predictor
+        task: Delayed = delayed(work, pure=False)(*self._sources(block.window, days), method)
         return task
 
-    def _arguments(self, block: store.Block) -> tuple[Any, ...]:
-        days = [to_number(day) for day in self.layout.days[block.first : block.last]]
-        return self._sources(block.window, days), self.predictor, block.window, days, self.options
+    def _days(self, block: store.Block) -> list[int]:
+        return [to_number(day) for day in self.layout.days[block.first : block.last]]
+
+    def _task(self, function: Any, block: store.Block) -> Delayed:
+        """``function(sources, predictor=..., window=..., days=..., options=...)``, to be called on a worker."""
+        days = self._days(block)
+        work = partial(function, predictor=self.predictor, window=block.window, days=days, options=self.options)
+        # Dask looks for tasks within arguments, each day of a layout included, but not within a function.
+        task: Delayed = delayed(work, pure=False)(self._sources(block.window, days))
+        return task
 
     def _sources(self, window: Window, days: Sequence[int]) -> tuple[Any, Any]:
         halo, ratio = self.predictor.halo, self.layout.ratio
@@ -482,12 +490,12 @@ class Job:
     def write_tasks(self, path: store.Where, pending: Iterable[store.Block]) -> Iterator[Delayed]:
         """One task for each block: fuse, write whole shards, return the record. Without blocks nothing is read."""
         for block in pending:
-            yield delayed(_write_block, pure=False)(path, self.layout, block, *self.ready._arguments(block))
+            yield self.ready._task(partial(_write_block, path, self.layout, block), block)
 
     def lineage_tasks(self, blocks: Iterable[store.Block]) -> Iterator[Delayed]:
         """One task for each block: what its record would say of its inputs. Without blocks nothing is read."""
         for block in blocks:
-            yield delayed(_lineage, pure=False)(block.name, *self.ready._arguments(block))
+            yield self.ready._task(partial(_lineage, block.name), block)
 
     def reads(self, block: store.Block) -> dict[str, Window]:
         """The pixels and the cells that a block sees, each on its own grid."""

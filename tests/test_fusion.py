@@ -17,7 +17,7 @@ from stfgan_xr.fusion import Quality
 from stfgan_xr.grid import Window
 from stfgan_xr.predictors import Bracket
 from stfgan_xr.predictors.methods import make
-from stfgan_xr.predictors.simple import BracketTensors, Delta
+from stfgan_xr.predictors.simple import Changed, Delta
 from stfgan_xr.region import Region
 from tests.synthetic import Scene, corner, counts, day
 
@@ -211,7 +211,7 @@ class CountingDelta(Delta):
 
     prepared = 0
 
-    def prepare(self, bracket: Bracket) -> BracketTensors:
+    def prepare(self, bracket: Bracket) -> Changed:
         CountingDelta.prepared += 1
         return super().prepare(bracket)
 
@@ -243,9 +243,9 @@ def test_inputs_are_checked_against_each_other() -> None:
 def test_a_window_of_a_lazy_cube_computes_just_the_blocks_that_it_touches(monkeypatch: pytest.MonkeyPatch) -> None:
     scene, asked, real = Scene(height=128, width=128), list[Window](), fusion.fuse_block
 
-    def counted(landsat: object, modis: object, predictor: object, window: Window, *more: object) -> object:
+    def counted(*sources: object, window: Window, **more: object) -> object:
         asked.append(window)
-        return real(landsat, modis, predictor, window, *more)  # type: ignore[arg-type]
+        return real(*sources, window=window, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fusion, "fuse_block", counted)
     targets = [day(n) for n in range(8, 24)]
