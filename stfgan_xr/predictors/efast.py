@@ -81,4 +81,4 @@ class EFAST:
         before, after = (1 - weight) * prepared.before, weight * prepared.after
         total = before + after
         share = torch.where(total > 0, after / total, weight)
-        return delta(known.pair, known.detail, day, torch.from_numpy(coarse.on(day)), share)
+        return delta(known.pair, known.detail, share, torch.from_numpy(coarse.on(day)))

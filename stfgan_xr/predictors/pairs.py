@@ -60,7 +60,8 @@ class Pair:
     day_before, day_after
         ``(n, y, x)``.
     resampled
-        ``(n, 2, y, x)`` 1 where the fine image before or after was interpolated from another grid, else 0. None: nowhere.
+        ``(n, 2, y, x)`` 1 where the fine image before or after was interpolated from another grid, else 0; None:
+        nowhere.
     """
 
     fine: Tensor

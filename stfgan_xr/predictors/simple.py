@@ -77,15 +77,14 @@ def detail(pair: BracketTensors) -> Tensor:
     return pair.fine_after - pair.fine_before - pair.up(pair.coarse_after - pair.coarse_before)
 
 
-def delta(pair: BracketTensors, detail: Tensor, day: int, coarse: Tensor, weight: Tensor | None = None) -> Tensor:
+def delta(pair: BracketTensors, detail: Tensor, share: Tensor, coarse: Tensor, out: Tensor | None = None) -> Tensor:
     """Linear interpolation plus the coarse image's departure from its own: ``(band, y, x)``.
 
-    ``weight`` ``(y, x)`` of the later observation is by default :func:`weight_after`. Algebraically the weighted mean
-    of ``F1 + up(C2 - C1)`` and ``F3 + up(C2 - C3)`` (EFAST without its cloud weights, Senty et al. 2024), written with
-    :func:`detail`, which is the same on every day, so that a day costs one interpolation.
+    ``share`` ``(y, x)`` is the weight of the later observation, such as :func:`weight_after`. Algebraically the
+    weighted mean of ``F1 + up(C2 - C1)`` and ``F3 + up(C2 - C3)`` (EFAST without its cloud weights, Senty et al.
+    2024), written with :func:`detail`, which is the same on every day, so that a day costs one interpolation.
     """
-    share = weight_after(pair, day) if weight is None else weight
-    return (pair.up(coarse - pair.coarse_before) + pair.fine_before).addcmul_(share[None], detail)
+    return torch.addcmul(pair.fine_before + pair.up(coarse - pair.coarse_before), share[None], detail, out=out)
 
 
 def moved(pair: BracketTensors, coarse: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,8 +162,9 @@ class Delta:
 
     def predict(self, prepared: Changed, coarse: CoarseWindow) -> Prediction:
         """Mean ``(day, band, y, x)`` of the target days."""
-        pair = prepared.pair
+        pair, detail = prepared.pair, prepared.detail
         with torch.inference_mode():
-            images = [delta(pair, prepared.detail, day, torch.from_numpy(coarse.on(day))) for day in coarse.days]
-            mean = torch.stack(images).numpy()
-        return Prediction(mean, spread=spreads(pair, coarse) if self.spread else None)
+            mean = detail.new_empty(len(coarse.days), *detail.shape)
+            for image, day in zip(mean, coarse.days, strict=True):
+                delta(pair, detail, weight_after(pair, day), torch.from_numpy(coarse.on(day)), out=image)
+        return Prediction(mean.numpy(), spread=spreads(pair, coarse) if self.spread else None)
