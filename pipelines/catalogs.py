@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from pipelines.console import main, out
+from pipelines.console import AGAIN, main, out
 from stfgan_xr.errors import InputError
 from stfgan_xr.inspection import collections, read_items, understand
 from stfgan_xr.sensors import SENSORS
@@ -48,4 +48,4 @@ def command(
 
 
 if __name__ == "__main__":
-    main(command)
+    main(command, AGAIN)

@@ -10,13 +10,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer.models import OptionInfo, ParameterInfo
 
 from stfgan_xr.errors import InputError, ResourceError, StfganError
 
@@ -88,6 +90,8 @@ Log = Annotated[
 out = Said(highlight=False)
 err = Said(stderr=True, highlight=False, soft_wrap=True)
 
+AGAIN = "nothing is kept; run the same command again"
+"""What to do after an interruption of a command that does not resume."""
 INTERRUPTED, TERMINATED, UNEXPECTED = 130, 143, 1
 LINE_SECONDS = 10.0
 LINES = 20
@@ -153,16 +157,63 @@ def _known(error: BaseException, then: str) -> int | None:
     return None
 
 
-def main(command: Any, then: str = "the same command resumes") -> None:
-    """Run a function as a program: typer reads its arguments, every known error becomes one line and an exit code.
+def one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """What completes the value of an option in a shell.
+
+    >>> one_of(["delta", "linear"])("d")
+    ['delta']
+    """
+    known = tuple(names)
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in known if name.startswith(incomplete)]
+
+    return complete
+
+
+VALUES = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
+"""What stands for the value of an option in its help, by type; a flag has none."""
+
+
+def _leaf(hint: Any) -> Any:
+    inner = [part for part in get_args(hint) if part is not type(None)]
+    return _leaf(inner[0]) if inner else hint
+
+
+def _name_values(command: Callable[..., Any]) -> None:
+    """Let the help name values as users of a command line know them, and not by Python's types."""
+    # Evaluated once: typer would make options of its own from texts.
+    command.__annotations__ = get_type_hints(command, include_extras=True)
+    for name, hint in command.__annotations__.items():
+        for told in getattr(hint, "__metadata__", ()):
+            if isinstance(told, ParameterInfo) and told.metavar is None:
+                is_option = isinstance(told, OptionInfo)
+                told.metavar = VALUES[_leaf(hint.__origin__)] if is_option else name.rstrip("s").upper()
+
+
+def program(command: Callable[..., Any]) -> typer.Typer:
+    """A function as a program whose arguments typer reads; ``app(standalone_mode=False)`` runs it."""
+    _name_values(command)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+    app.command()(command)
+    return app
+
+
+def main(command: Callable[..., Any], then: str = "the same command resumes") -> None:
+    """Run a function as a program: see :func:`program` and :func:`run`."""
+    run(program(command), then)
+
+
+def run(app: typer.Typer, then: str = AGAIN) -> None:
+    """Run a program: every known error becomes one line and an exit code.
 
     Exit codes: 0 done, 1 unexpected, 2 bad input, 3 nothing to do, 4 the data source failed, 5 out of disk or memory,
     6 incomplete or damaged, 130 and 143 interrupted or terminated. ``STFGAN_XR_DEBUG=1`` adds tracebacks.
 
     Parameters
     ----------
-    command
-        The function.
+    app
+        The program.
     then
         What to do after an interruption, as its message says it.
     """
@@ -171,10 +222,10 @@ def main(command: Any, then: str = "the same command resumes") -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry is a warning there; the last failure is ours
     signal.signal(signal.SIGTERM, _terminate)
     before, sys.unraisablehook = sys.unraisablehook, _again
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-    app.command()(command)
     try:
         code = app(standalone_mode=False) or 0
+        if code == INTERRUPTED:  # newer releases of typer swallow Ctrl-C and return its code
+            _complain(f"interrupted; {then}")
     except SystemExit:
         raise
     except BaseException as error:

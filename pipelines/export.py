@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.console import main, out, track
+from pipelines.console import main, one_of, out, track
 from stfgan_xr import days as calendar
 from stfgan_xr import export, stac
 from stfgan_xr.aoi import read_aoi
@@ -28,7 +28,6 @@ def _name(run: Folder) -> str:
 
 def _check(folder: Path, name: str, overwrite: bool) -> None:
     """Refuse a folder that holds anything; with ``overwrite`` all but an export of the same run, which is deleted."""
-    LocalFolder(folder).check()
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if not found:
         return
@@ -70,7 +69,11 @@ def command(
     folder: Annotated[Path, typer.Option("--out", help="Folder to write; it must be empty or absent.")],
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help=f"One of {', '.join(FORMATS)}; may be given several times. Default: cog."),
+        typer.Option(
+            "--format",
+            help=f"One of {', '.join(FORMATS)}; may be given several times. Default: cog.",
+            autocompletion=one_of(FORMATS),
+        ),
     ] = None,
     dates: Annotated[
         str | None, typer.Option(help="Days: one, START/END (both included), START/END/P8D, or a comma list.")
@@ -79,7 +82,9 @@ def command(
     aoi: Annotated[
         str | None, typer.Option(help="Part of the area: GeoJSON file, or west,south,east,north in degrees.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Delete an export that the folder holds first.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete an export that the folder holds first.")
+    ] = False,
 ) -> None:
     """Export the fused images of a run for QGIS, GDAL, xarray and everybody.
 
@@ -87,6 +92,7 @@ def command(
     and, where the run has them, standard deviations, with a static STAC catalog. **netcdf**: one NetCDF-CF file.
     **gif**: an animation.
     """
+    LocalFolder(folder).check()
     wanted = formats or [FORMATS[0]]
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.console import main, out
+from pipelines.console import AGAIN, main, out
 from pipelines.cubes import Crew, write_blocks
 from stfgan_xr import overviews
 from stfgan_xr.files import Folder, LocalFolder, as_folder
@@ -54,4 +54,4 @@ def command(
 
 
 if __name__ == "__main__":
-    main(command)
+    main(command, AGAIN)
