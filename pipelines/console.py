@@ -246,9 +246,9 @@ def _shows_bars() -> bool:
     return err.is_terminal or err.is_jupyter
 
 
-def _bars(label: str, results: Iterable[Any], total: int, megapixels: float) -> Iterator[Any]:
+def _bars(label: str, results: Iterable[Any], total: int, megapixels: float, unit: str) -> Iterator[Any]:
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("blocks"),
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn(unit),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True), TextColumn("left"),
     )  # fmt: skip
     started = time.monotonic()
@@ -260,7 +260,7 @@ def _bars(label: str, results: Iterable[Any], total: int, megapixels: float) -> 
             yield result
 
 
-def _lines(label: str, results: Iterable[Any], total: int, megapixels: float) -> Iterator[Any]:
+def _lines(label: str, results: Iterable[Any], total: int, megapixels: float, unit: str) -> Iterator[Any]:
     started = last = time.monotonic()
     for done, result in enumerate(results, 1):
         now = time.monotonic()
@@ -268,8 +268,8 @@ def _lines(label: str, results: Iterable[Any], total: int, megapixels: float) ->
             elapsed = max(now - started, 1e-3)
             left = elapsed / done * (total - done)
             err.print(
-                f"{label}: {done}/{total} blocks, {done * megapixels / elapsed:.3g} Mpx/s, {left:.0f} s left",
-                facts={"what": label, "blocks": done, "of": total, "seconds_left": round(left)},
+                f"{label}: {done}/{total} {unit}, {done * megapixels / elapsed:.3g} Mpx/s, {left:.0f} s left",
+                facts={"what": label, unit: done, "of": total, "seconds_left": round(left)},
             )
             last = now
         yield result
@@ -319,7 +319,7 @@ class Steps:
             err.print(f"{self.label}: {done}/{total} steps, {text}")
 
 
-def track(label: str, results: Iterable[Any], total: int, megapixels: float) -> Iterator[Any]:
+def track(label: str, results: Iterable[Any], total: int, megapixels: float, unit: str = "blocks") -> Iterator[Any]:
     """Pass results on and show blocks done, pixels a second and time left.
 
     Parameters
@@ -332,6 +332,8 @@ def track(label: str, results: Iterable[Any], total: int, megapixels: float) -> 
         Blocks expected.
     megapixels
         Pixels of one block and day, in millions, times its days.
+    unit
+        What is counted, if not blocks.
     """
     shown = _bars if _shows_bars() else _lines
-    yield from shown(label, results, total, megapixels)
+    yield from shown(label, results, total, megapixels, unit)

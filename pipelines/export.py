@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +19,8 @@ from stfgan_xr.errors import InputError
 from stfgan_xr.files import Folder, LocalFolder, as_folder
 from stfgan_xr.overviews import open_pyramid
 
-FORMATS = ("cog", "netcdf", "gif")
+FILMS = {"gif": (export.GIF_PIXELS, export.write_gif), "mp4": (export.MP4_PIXELS, export.write_mp4)}
+FORMATS = ("cog", "netcdf", *FILMS)
 
 
 def _name(run: Folder) -> str:
@@ -33,7 +35,11 @@ def _check(folder: Path, name: str, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"--out {folder}: holds something already; choose another folder or add --overwrite")
-    foreign = [other for other in found if other not in ("catalog.json", name, f"{name}.nc", f"{name}.gif")]
+    foreign = [
+        other
+        for other in found
+        if other not in ("catalog.json", name, f"{name}.nc", *(f"{name}.{kind}" for kind in FILMS))
+    ]
     if name in found and not (folder / name / "collection.json").is_file():
         foreign.append(name)
     if foreign:
@@ -47,21 +53,26 @@ def _check(folder: Path, name: str, overwrite: bool) -> None:
 
 
 def _write(subset: export.Subset, run: Folder, folder: Path, formats: Sequence[str]) -> None:
-    name = _name(run)
+    name, days = _name(run), len(subset.steps)
+    height, width = subset.window.shape
+
+    def told(label: str, results: Iterable[Any], total: int = days, unit: str = "days") -> Iterator[Any]:
+        return track(label, results, total, days / total * height * width / 1e6, unit)
+
     if "cog" in formats:
         origin = export.origin_of(run, name)
-        height, width = subset.window.shape
-        items = track("GeoTIFFs", export.write_cogs(subset, folder, origin), len(subset.steps), height * width / 1e6)
-        catalog = stac.save(folder, list(items), origin)
-        out.print(f"GeoTIFFs: {len(subset.steps)} days below {folder / name}, open them in QGIS or with GDAL")
-        out.print(f"STAC:     {catalog}")
+        catalog = stac.save(folder, list(told("GeoTIFFs", export.write_cogs(subset, folder, origin))), origin)
+        out.print(f"GeoTIFFs: {days} days below {folder / name}, open them in QGIS or with GDAL", markup=False)
+        out.print(f"STAC:     {catalog}", markup=False)
     if "netcdf" in formats:
-        export.to_netcdf(subset, folder / f"{name}.nc")
-        out.print(f"NetCDF:   {folder / f'{name}.nc'}, open it with xarray.open_dataset(...)", markup=False)
-    if "gif" in formats:
-        pyramid = open_pyramid(run, "fused")
-        export.write_gif(pyramid, subset.steps, subset.window, folder / f"{name}.gif")
-        out.print(f"film:     {folder / f'{name}.gif'}")
+        path = folder / f"{name}.nc"
+        deque(told("NetCDF", export.to_netcdf(subset, path), len(export.groups(subset.steps)), "parts"), maxlen=0)
+        out.print(f"NetCDF:   {path}, open it with xarray.open_dataset(...)", markup=False)
+    for kind, (pixels, write) in FILMS.items():
+        if kind in formats:
+            pictures = export.frames(open_pyramid(run, "fused"), subset.steps, subset.window, pixels)
+            write(told(f"film, {kind}", pictures), folder / f"{name}.{kind}")
+            out.print(f"film:     {folder / f'{name}.{kind}'}", markup=False)
 
 
 def command(
@@ -90,13 +101,17 @@ def command(
 
     **cog**: for each day cloud optimised GeoTIFFs of reflectance (bands named, scale and nodata stated), quality, ages
     and, where the run has them, standard deviations, with a static STAC catalog. **netcdf**: one NetCDF-CF file.
-    **gif**: an animation.
+    **gif**, **mp4**: a film of the days, for slides and web pages (mp4 needs `pip install 'stfgan_xr[film]'`).
+
+    For example `python -m pipelines.export run --out files --format cog --format gif --dates 2020-01-05/2020-01-09`.
     """
     LocalFolder(folder).check()
     wanted = formats or [FORMATS[0]]
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown:
         raise InputError(f"--format {unknown[0]!r} is unknown; choose from {', '.join(FORMATS)}")
+    if "mp4" in wanted:
+        export.check_mp4()
     days = calendar.parse_dates(dates) if dates else None
     named = [band.strip() for band in bands.split(",") if band.strip()] if bands else None
     area = read_aoi(aoi) if aoi else None

@@ -19,7 +19,8 @@ from odc.geo.geobox import GeoBox
 
 from stfgan_xr import days as calendar
 from stfgan_xr import plots
-from stfgan_xr.summary import KINDS, Acquisition, Point, Summary, outline, spread_steps
+from stfgan_xr.overviews import spread_steps
+from stfgan_xr.summary import KINDS, Acquisition, Point, Summary, outline
 
 Array = npt.NDArray[Any]
 

@@ -22,7 +22,7 @@ from stfgan_xr.errors import InputError
 from stfgan_xr.files import Folder
 from stfgan_xr.fusion import NO_AGE, Quality
 from stfgan_xr.grid import Window
-from stfgan_xr.overviews import Pyramid, clear_shares, days_of, open_pyramid
+from stfgan_xr.overviews import Pyramid, clear_shares, days_of, open_pyramid, spread_steps
 from stfgan_xr.plots import read_series
 from stfgan_xr.rendering import COMPOSITES, INDICES, Image, composites_of, index_of, indices_of, shade, stretch_of
 from stfgan_xr.scenes import Scene, read_scenes
@@ -296,15 +296,6 @@ class _Pictures:
     steps: list[int]
     frames: dict[str, list[Array]]
     stretches: dict[str, tuple[float, float]]
-
-
-def spread_steps(count: int, most: int) -> list[int]:
-    """At most ``most`` of ``count`` steps, with the first and the last.
-
-    >>> spread_steps(31, 4), spread_steps(3, 4)
-    ([0, 10, 20, 30], [0, 1, 2])
-    """
-    return list(range(count)) if count <= most else [round(n * (count - 1) / (most - 1)) for n in range(most)]
 
 
 def _levels(image: Image, stretch: tuple[float, float]) -> Array:
