@@ -22,7 +22,9 @@ def browsing(size: str) -> Iterator[tuple[Any, list[str]]]:
     width, height = SIZES[size]
     with playwright.sync_playwright() as started:
         chromium = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        context = chromium.new_context(viewport={"width": width, "height": height}, has_touch=size == "phone")
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, has_touch=size == "phone", is_mobile=size == "phone"
+        )
         page, complaints = context.new_page(), list[str]()
         page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))

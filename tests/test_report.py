@@ -185,7 +185,7 @@ def test_in_a_browser(page: str, tmp_path: Path, size: str) -> None:
         tab.goto(path.as_uri())
         assert tab.title().startswith("Daily Landsat-like images, 8 days")
         assert tab.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
-        shown = ".player img.on"
+        shown = ".player figure.on img"
         first = tab.get_attribute(shown, "src")
         tab.locator(".player input").fill("5")
         assert tab.inner_text(".player output") == "2020-03-06"
@@ -202,6 +202,11 @@ def test_in_a_browser(page: str, tmp_path: Path, size: str) -> None:
         assert tab.evaluate(natural)
         tab.screenshot(path=tmp_path / f"{size}.png", full_page=True)
         tab.emulate_media(media="print")
-        assert tab.locator(".player img.sheet").first.is_visible()
+        assert tab.locator(".player figure.sheet figcaption").first.is_visible()
         assert not tab.locator(".player button").is_visible()
+        assert not tab.locator("details table").is_visible()
+        tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert tab.locator("details table").is_visible()
+        tab.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert not tab.locator("details table").is_visible()
         assert complaints == []

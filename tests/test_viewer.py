@@ -108,7 +108,7 @@ LONG = 60_000
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("size", ["desktop", pytest.param("phone", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", SIZES)
 def test_in_a_browser(address: str, finished: Path, tmp_path: Path, size: str) -> None:
     cube: xr.Dataset = open_cube(finished / "fused.zarr")
     with browsing(size) as (tab, complaints):

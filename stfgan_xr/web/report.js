@@ -8,8 +8,8 @@ for (const player of document.querySelectorAll(".player")) {
   let timer = null;
   const show = () => {
     const at = Number(slider.value);
-    for (const image of player.querySelectorAll("img")) {
-      image.classList.toggle("on", image.dataset.composite === select.value && Number(image.dataset.at) === at);
+    for (const figure of player.querySelectorAll("figure")) {
+      figure.classList.toggle("on", figure.dataset.composite === select.value && Number(figure.dataset.at) === at);
     }
     output.textContent = days[at];
   };
@@ -42,3 +42,11 @@ for (const swipe of document.querySelectorAll(".swipe")) {
   });
   move();
 }
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  for (const one of closed) one.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const one of closed) one.open = false;
+});
