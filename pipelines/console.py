@@ -34,8 +34,13 @@ class Said(Console):
         return not self.json and super().is_terminal
 
     def print(self, *objects: Any, level: str = "info", facts: Mapping[str, Any] | None = None, **options: Any) -> None:
-        """Print a text; as JSON with a time, its level and further facts."""
+        """Print a text; as JSON with a time, its level and further facts.
+
+        In a pipe or a log a line stays a line, on a terminal it is broken between words.
+        """
         if not self.json:
+            if not self.is_terminal and all(isinstance(one, str) for one in objects):
+                options.setdefault("soft_wrap", True)
             super().print(*objects, **options)
             return
         self.file.write(to_line(level, " ".join(map(str, objects)), facts or {}) + "\n")

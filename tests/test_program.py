@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import __main__ as program
-from pipelines.console import AGAIN, main
+from pipelines.console import AGAIN, main, out
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -48,7 +48,7 @@ def test_help_fits_eighty_columns_and_names_values(
     assert "\x1b" not in shown
     assert max(map(len, shown.splitlines())) <= 80
     options = [line for line in shown.splitlines() if re.match(r"│[ *]+--", line) and "--help" not in line]
-    assert options or module in ("catalogs", "summary")
+    assert options or module == "catalogs"
     assert not [line for line in options if re.search(r"<\w+", line)], "Python's types"
 
 
@@ -103,3 +103,11 @@ def test_an_interruption_says_whether_the_command_resumes(
             main(command, then)
         assert stop.value.code == 130
         assert capsys.readouterr().err.strip() == f"error: interrupted; {then}"
+
+
+def test_a_line_stays_a_line_where_nobody_looks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out.print("done: " + " word" * 60)
+    assert len(capsys.readouterr().out.splitlines()) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,16 @@ import pytest
 import xarray as xr
 
 from pipelines import summary as command
-from stfgan_xr import open_cube, pages, simulate, store, summary
+from pipelines.console import main
+from stfgan_xr import open_cube, pages, simulate, store, summary, viewer
 from stfgan_xr.files import as_folder
 from stfgan_xr.fusion import Quality
+from stfgan_xr.grid import Window
 from stfgan_xr.rendering import index_of
 from stfgan_xr.sensors import is_clear
 from tests.browser import SIZES, browsing
+from tests.conftest import CREDENTIALS
+from tests.object_server import Objects
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +134,8 @@ def test_a_finished_run_without_a_report_gets_one(
     finished: Path, demo_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
-    import sys
 
     from pipelines import fuse
-    from pipelines.console import main
 
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -210,3 +213,30 @@ def test_in_a_browser(page: str, tmp_path: Path, size: str) -> None:
         tab.evaluate("dispatchEvent(new Event('afterprint'))")
         assert not tab.locator("details table").is_visible()
         assert complaints == []
+
+
+def test_a_run_in_an_object_store_is_reported_and_browsed(
+    finished: Path,
+    tmp_path: Path,
+    objects: Objects,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for path in finished.rglob("*"):
+        if path.is_file():
+            objects.stored[f"runs/run/{path.relative_to(finished)}"] = path.read_bytes()
+    there, here = as_folder("s3://bucket/runs/run"), tmp_path / "seen.html"
+    command.write_report(there)
+    assert f"python -m pipelines.summary {there} --out report.html" in capsys.readouterr().out
+    stored = objects.stored["runs/run/report.html"].decode()
+    monkeypatch.setattr(sys, "argv", ["summary", str(there), "--out", str(here)])
+    with pytest.raises(SystemExit) as stop:
+        main(command.command)
+    assert not stop.value.code
+    assert here.read_text() == stored
+    monkeypatch.setattr(command, "size_on_disk", lambda folder: None)
+    assert stored.replace(str(there), str(finished)) == command.make_report(as_folder(finished))
+    assert not any(secret in stored for secret in CREDENTIALS.values())
+    shown, local = (viewer.Frames().view(viewer.layers_of([run])[0], ("nir",), 3, Window(0, 40, 0, 40))[0]["nir"]
+                    for run in (there, as_folder(finished)))  # fmt: skip
+    np.testing.assert_array_equal(shown, local)
