@@ -20,6 +20,7 @@ from stfgan_xr.files import Folder, LocalFolder, as_folder
 from stfgan_xr.overviews import open_pyramid
 
 FILMS = {"gif": (export.GIF_PIXELS, export.write_gif), "mp4": (export.MP4_PIXELS, export.write_mp4)}
+AFTER = "what is written is not whole: start again with --overwrite"
 FORMATS = ("cog", "netcdf", *FILMS)
 
 
@@ -28,27 +29,29 @@ def _name(run: Folder) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", str(run).rstrip("/").rpartition("/")[2]).strip("-") or "fused"
 
 
+def _is_own(name: str) -> re.Pattern[str]:
+    """What an export writes below its folder, also one that was interrupted, and what GDAL and QGIS add to it."""
+    name, kinds = re.escape(name), "|".join(("nc", *FILMS))
+    day = rf"{name}_\d{{4}}-\d\d-\d\d"
+    files = rf"\.?{day}(_\w+)?\.(json|tif)(\.(plain|partial)\.tif|\.aux\.xml)?"
+    return re.compile(rf"catalog\.json|\.?{name}\.({kinds})(\.partial)?|{name}(/(collection\.json|{day}(/{files})?))?")
+
+
 def _check(folder: Path, name: str, overwrite: bool) -> None:
     """Refuse a folder that holds anything; with ``overwrite`` all but an export of the same run, which is deleted."""
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
     if not found:
         return
     if not overwrite:
         raise InputError(f"--out {folder}: holds something already; choose another folder or add --overwrite")
-    foreign = [
-        other
-        for other in found
-        if other not in ("catalog.json", name, f"{name}.nc", *(f"{name}.{kind}" for kind in FILMS))
-    ]
-    if name in found and not (folder / name / "collection.json").is_file():
-        foreign.append(name)
+    inner = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    foreign = [path for path in inner if not _is_own(name).fullmatch(path)]
     if foreign:
         raise InputError(
             f"--out {folder}: holds {foreign[0]}, which is no export of this run, and --overwrite deletes nothing "
             "else; choose another folder"
         )
-    for own in found:
-        path = folder / own
+    for path in found:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -124,4 +127,4 @@ def command(
 
 
 if __name__ == "__main__":
-    main(command, "what is written is not whole: start again with --overwrite")
+    main(command, AFTER)

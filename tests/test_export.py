@@ -48,7 +48,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
         before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(SystemExit) as stop:
-            main(command.command)
+            main(command.command, command.AFTER)
         signal.signal(signal.SIGTERM, before)
         seen = capsys.readouterr()
         return int(stop.value.code or 0), seen.out, seen.err
@@ -309,6 +309,36 @@ def test_what_is_not_there_is_named(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("kind", ["cog", "netcdf"])
+def test_what_was_interrupted_is_overwritten(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., tuple[int, str, str]],
+    kind: str,
+) -> None:
+    read, days = export.Subset.read, iter(range(100))
+
+    def interrupted(do: Callable[..., Any]) -> Callable[..., Any]:
+        def late(*arguments: Any) -> Any:
+            if next(days) > 3:
+                raise KeyboardInterrupt
+            return do(*arguments)
+
+        return late
+
+    monkeypatch.setattr(export.Subset, "read", interrupted(read))
+    options = ("--out", tmp_path / "out", "--format", kind, "--dates", "2020-03-01/2020-03-08/P2D")
+    code, _, err = call(finished, *options)
+    assert code == 130
+    assert "start again with --overwrite" in err
+    assert list((tmp_path / "out").iterdir())
+    monkeypatch.setattr(export.Subset, "read", read)
+    assert call(finished, *options)[0] == 2
+    assert call(finished, *options, "--overwrite")[0] == 0
+    assert not [path for path in (tmp_path / "out").rglob("*") if "partial" in path.name]
+
+
 def test_only_an_export_is_overwritten(
     finished: Path, tmp_path: Path, call: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -329,5 +359,12 @@ def test_only_an_export_is_overwritten(
     assert "holds thesis.nc, which is no export of this run" in err
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     (folder / "thesis.nc").unlink()
+    assert call(finished, "--out", folder, "--overwrite", "--dates", "2020-03-01")[0] == 0
+    (image,) = folder.rglob("*_qa.tif")
+    image.with_name(f"{image.name}.aux.xml").write_text("statistics that QGIS left")
+    noted = folder / finished.name / "notes.txt"
+    noted.write_text("years of work")
+    assert call(finished, "--out", folder, "--overwrite", "--dates", "2020-03-01")[0] == 2
+    noted.unlink()
     assert call(finished, "--out", folder, "--overwrite", "--dates", "2020-03-01")[0] == 0
     assert {path.name for path in folder.iterdir()} == {"catalog.json", finished.name}
