@@ -19,7 +19,7 @@ import numpy.typing as npt
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
-from bokeh.events import Tap
+from bokeh.events import DocumentReady, Tap
 from bokeh.layouts import column, row
 from bokeh.models import (
     BasicTicker,
@@ -57,6 +57,8 @@ PIXELS = 768
 KEPT_VIEWS = 4
 """Views of eight days that are kept: at most some 60 MiB each."""
 SETTLE_MILLISECONDS, FRAME_MILLISECONDS = 150, 400
+FINGER = "if (matchMedia('(pointer: coarse)').matches) for (const bar of bars) bar.active_drag = null"
+"""A finger scrolls the page, and does not get lost in a map; a tap on the tool lets it move the map."""
 NONE = "nothing"
 TEMPLATE = """{% block preamble %}<meta name="viewport" content="width=device-width, initial-scale=1">{% endblock %}"""
 """Without it a phone draws the page as wide as a desk's and shrinks it."""
@@ -278,6 +280,8 @@ class Page:
         edge = {"padding": "0 12px", "box-sizing": "border-box"}  # a slider's knob reaches beyond its line
         page = column(head, *[self.day] * several, maps, self.bar, series, sizing_mode="stretch_width", styles=edge)
         self.document.add_root(page)
+        bars = [part.toolbar for part in (*(part.figure for part in self.maps), self.chart)]
+        self.document.js_on_event(DocumentReady, CustomJS(args={"bars": bars}, code=FINGER))
         self.document.template = TEMPLATE  # type: ignore[assignment] # it takes texts too
         self.document.title = f"{self.first.name}, {len(self.first.days)} days"
         self.refresh()
