@@ -201,6 +201,14 @@ def test_in_a_browser(page: str, tmp_path: Path, size: str) -> None:
         tab.click(".player button")
         tab.locator(".swipe input").first.fill("20")
         assert tab.evaluate("document.querySelector('.swipe').style.getPropertyValue('--at')") == "20%"
+        tab.locator(".swipe").first.scroll_into_view_if_needed()
+        box = tab.locator(".swipe").first.bounding_box()
+        middle = box["y"] + box["height"] / 2
+        tab.mouse.move(box["x"] + 0.3 * box["width"], middle)
+        tab.mouse.down()
+        tab.mouse.move(box["x"] + 0.7 * box["width"], middle, steps=8)
+        tab.mouse.up()
+        assert tab.evaluate("document.querySelector('.swipe').style.getPropertyValue('--at')") == "70%"
         natural = "Array.from(document.images).every(i => i.complete && i.naturalWidth > 0)"
         assert tab.evaluate(natural)
         tab.screenshot(path=tmp_path / f"{size}.png", full_page=True)

@@ -34,12 +34,14 @@ for (const swipe of document.querySelectorAll(".swipe")) {
   const slider = swipe.querySelector("input");
   const move = () => swipe.style.setProperty("--at", slider.value + "%");
   slider.addEventListener("input", move);
-  swipe.addEventListener("pointermove", (event) => {
-    if (event.pointerType === "mouse" && event.buttons === 0) return;
+  const follow = (event) => {
+    if (event.buttons === 0) return;
     const box = swipe.getBoundingClientRect();
     slider.value = (100 * (event.clientX - box.left)) / box.width;
     move();
-  });
+  };
+  swipe.addEventListener("pointerdown", follow);
+  swipe.addEventListener("pointermove", follow);
   move();
 }
 let closed = [];
