@@ -92,8 +92,8 @@ Log = Annotated[
     ),
 ]  # fmt: skip
 
-out = Said(highlight=False)
-err = Said(stderr=True, highlight=False, soft_wrap=True)
+out = Said(highlight=False, markup=False)
+err = Said(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 AGAIN = "nothing is kept; run the same command again"
 """What to do after an interruption of a command that does not resume."""

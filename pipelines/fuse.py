@@ -133,6 +133,7 @@ def _show_plan(run: Run, source: Source) -> None:
         count = sum(1 for _ in layout.blocks())
         out.print(f"write   {name:13s}{count:6d} blocks of {layout.run} days, {size(layout.size())} before compression")
     out.print(f"memory  about {size(job.memory())} a worker")
+    out.print("nothing was written; without --plan it is done")
 
 
 def _say_done(run: Run, coverage: float, of: str) -> None:

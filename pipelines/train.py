@@ -229,6 +229,7 @@ def _report(weights: Path, facts: Mapping[str, Any]) -> None:
     scores = ", ".join(f"{name} {value:.4f}" for name, value in found["rmse"].items())
     out.print(f"done: {weights} after {facts['steps']} steps")
     out.print(f"RMSE on the withheld days ({found['blocks']} blocks): {scores}")
+    out.print(f"use them with  python -m pipelines.fuse --method {weights.stem} --model {weights} ...")
 
 
 if __name__ == "__main__":

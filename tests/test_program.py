@@ -109,5 +109,5 @@ def test_a_line_stays_a_line_where_nobody_looks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    out.print("done: " + " word" * 60)
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    out.print("done: runs/[red]" + " word" * 60)
+    assert capsys.readouterr().out == "done: runs/[red]" + " word" * 60 + "\n"
