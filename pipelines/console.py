@@ -301,6 +301,7 @@ class Steps:
         self.label, self.of_anchor, self.recent = label, of_anchor, deque[tuple[float, float]](maxlen=100)
         self.bar = Progress(*columns, console=err) if _shows_bars() else None
         self.task = self.bar.add_task(label, total=None, text="") if self.bar else None
+        self.first: tuple[float, int] | None = None
 
     def __enter__(self) -> Steps:
         if self.bar is not None:
@@ -318,10 +319,15 @@ class Steps:
         ours, anchors = (sum(values) / len(self.recent) for values in zip(*self.recent, strict=True))
         ratio = (ours / max(anchors, 1e-12)) ** 0.5
         text = f"RMSE {ratio:.3f} of the anchor's" if self.of_anchor else f"loss {ours:.3g}"
+        self.first = self.first or (time.monotonic(), done)  # a run that is resumed does not begin with none
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=done, total=total, text=text)
         elif done % max(1, total // LINES) == 0 or done == total:
-            err.print(f"{self.label}: {done}/{total} steps, {text}")
+            left = (time.monotonic() - self.first[0]) / max(done - self.first[1], 1) * (total - done)
+            err.print(
+                f"{self.label}: {done}/{total} steps, {text}" + f", {left:.0f} s left" * (done > self.first[1]),
+                facts={"what": self.label, "steps": done, "of": total, "seconds_left": round(left)},
+            )
 
 
 def track(label: str, results: Iterable[Any], total: int, megapixels: float, unit: str = "blocks") -> Iterator[Any]:

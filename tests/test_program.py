@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import __main__ as program
+from pipelines import console
 from pipelines.console import AGAIN, main, out
 
 ROOT = Path(__file__).parents[1]
@@ -111,3 +112,14 @@ def test_a_line_stays_a_line_where_nobody_looks(
     monkeypatch.setenv("COLUMNS", "80")
     out.print("done: runs/[red]" + " word" * 60)
     assert capsys.readouterr().out == "done: runs/[red]" + " word" * 60 + "\n"
+
+
+def test_a_training_says_how_long_it_takes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100, 1000))
+    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(clock)) / 2)
+    with console.Steps("training", of_anchor=False) as shown:
+        for step in (41, 42, 60):
+            shown(step, 60, {"content": 0.5, "mse_anchor": 0.1})
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 42/60 steps, loss 0.5, 9 s left", "training: 60/60 steps, loss 0.5, 0 s left",
+    ]  # fmt: skip
