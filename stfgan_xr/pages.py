@@ -92,7 +92,7 @@ def _tiles(found: Summary) -> str:
     used = sum(acquisition.clear > 0 for acquisition in found.acquisitions)
     values = {
         f"{document.get('coverage', float('nan')):.1%}": "of the pixels have a value",
-        str(len(found.days)): "days",
+        str(len(found.days)): "days" if len(found.days) > 1 else "day",
         f"{used}": "Landsat days with clear pixels",
         _method(found): "method",
         f"{abs(found.grid.affine.a):g} m": f"pixels, {found.grid.shape.x} × {found.grid.shape.y}",

@@ -338,7 +338,9 @@ def _pairs(
         values = _images(fused, list(rgb), at)
         return _levels(np.stack([values[band] for band in rgb]), stretch)
 
-    pairs = {"first and last day": (str(days[0]), image(0), str(days[-1]), image(len(days) - 1))}
+    pairs = {}
+    if len(days) > 1:
+        pairs["first and last day"] = str(days[0]), image(0), str(days[-1]), image(len(days) - 1)
     far = [n for n, age in enumerate(seen.ages) if days[n] in coarse_days and age >= FAR * max(seen.ages)]
     if far:
         cells = {n: modis[[*rgb, "qa"]].isel(time=coarse_days.index(days[n])).compute() for n in far}

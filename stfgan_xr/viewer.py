@@ -297,6 +297,7 @@ class Page:
         self.chart.varea("time", "low", "high", source=self.interval, alpha=0.2, legend_label="95 %")
         for source, colour, label in zip(self.lines, ("#1f77b4", "#d62728"), ("left", "right"), strict=True):
             self.chart.line("time", "value", source=source, color=colour, line_width=2, legend_label=label)
+            self.chart.scatter("time", "value", source=source, color=colour, size=4)  # a day between gaps is no line
         self.chart.scatter("time", "value", source=self.points, color="black", size=6, legend_label="Landsat, clear")
         legend = self.chart.legend[0]
         legend.orientation, legend.label_text_font_size, legend.border_line_color = "horizontal", "8pt", None

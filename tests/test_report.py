@@ -18,6 +18,7 @@ from stfgan_xr import open_cube, pages, simulate, store, summary, viewer
 from stfgan_xr.files import as_folder
 from stfgan_xr.fusion import Quality
 from stfgan_xr.grid import Window
+from stfgan_xr.overviews import Pyramid
 from stfgan_xr.rendering import index_of
 from stfgan_xr.sensors import is_clear
 from tests.browser import SIZES, browsing
@@ -145,6 +146,19 @@ def test_a_finished_run_without_a_report_gets_one(
         main(fuse.command)
     assert not stop.value.code
     assert (run / "report.html").is_file()
+
+
+def test_the_only_day_is_not_compared_with_itself(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = summary.open_pyramid
+
+    def one_day(run: object, name: str) -> Pyramid:
+        cube = whole(run, name).cube  # type: ignore[arg-type]
+        return Pyramid({1: cube.isel(time=slice(2, 3)) if name == "fused" else cube})
+
+    monkeypatch.setattr(summary, "open_pyramid", one_day)
+    found = summary.summarise(as_folder(finished))
+    assert list(found.pairs) == ["what MODIS saw, and what was fused"]
+    assert "<b>1</b><span>day</span>" in pages.to_html(found)
 
 
 def test_one_file_that_needs_nothing_else_and_is_the_same_each_time(page: str, found: summary.Summary) -> None:
