@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
 	  { echo "python3 has no venv module: install your system's python3-venv package" >&2; exit 1; }
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs,cluster,notebook]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs,cluster,film,notebook]'
 	@touch $@
 
 demo: $(STAMP)

@@ -7,6 +7,7 @@ as land. Seconds are those of a clock and of the processor, which differ on a ma
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import time
@@ -21,7 +22,7 @@ from odc.geo.geobox import GeoBox
 
 from pipelines.console import main, out
 from stfgan_xr import overviews, store, viewer
-from stfgan_xr.files import LocalFolder
+from stfgan_xr.files import LocalFolder, write_json
 from stfgan_xr.fusion import fused_variables
 from stfgan_xr.grid import Window
 
@@ -54,8 +55,8 @@ def _linked(path: Path, layout: store.Layout, identity: dict[str, object]) -> No
             place = path / name / "c" / str(block.first // layout.run) / str(window.top // side)
             place.mkdir(parents=True, exist_ok=True)
             os.link(path / name / "c" / "0" / "0" / "0", place / str(window.left // side))
-        record = path / store.RECORDS / f"{block.name}.json"
-        record.write_bytes((path / store.RECORDS / f"{first.name}.json").read_bytes())
+        record = json.loads((path / store.RECORDS / f"{first.name}.json").read_bytes())
+        write_json(path / store.RECORDS / f"{block.name}.json", record | {"block": block.name})
     store.seal(path)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.console import main, out
+from pipelines.console import AGAIN, main, out
 from stfgan_xr import checkpoint, gate, store, training
 from stfgan_xr.cluster import compute_here, cores
 from stfgan_xr.errors import NothingToDo
@@ -41,4 +41,4 @@ def command(
 
 
 if __name__ == "__main__":
-    main(command)
+    main(command, AGAIN)

@@ -8,15 +8,18 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from pipelines.console import main, out
+from pipelines.console import AGAIN, main, out
+from stfgan_xr.catalog import known_catalogs
 from stfgan_xr.errors import InputError
 from stfgan_xr.inspection import collections, read_items, understand
 from stfgan_xr.sensors import SENSORS
 
 
 def _list() -> None:
-    columns = "catalog", "side", "collection", Column("sensors", min_width=max(map(len, SENSORS))), "years"
-    table = Table(*columns, box=None, pad_edge=False)
+    sensors = Column("sensors", min_width=max(map(len, SENSORS)))
+    # What is copied from here is shown whole.
+    names = Column("catalog", min_width=max(map(len, known_catalogs())))
+    table = Table(names, "side", Column("collection", overflow="fold"), sensors, "years", box=None, pad_edge=False)
     logins: dict[str, str] = {}
     for side, collection in collections():
         logins.setdefault(side.catalog, side.login)
@@ -48,4 +51,4 @@ def command(
 
 
 if __name__ == "__main__":
-    main(command)
+    main(command, AGAIN)

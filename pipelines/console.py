@@ -10,13 +10,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer.models import OptionInfo, ParameterInfo
 
 from stfgan_xr.errors import InputError, ResourceError, StfganError
 
@@ -32,8 +34,13 @@ class Said(Console):
         return not self.json and super().is_terminal
 
     def print(self, *objects: Any, level: str = "info", facts: Mapping[str, Any] | None = None, **options: Any) -> None:
-        """Print a text; as JSON with a time, its level and further facts."""
+        """Print a text; as JSON with a time, its level and further facts.
+
+        In a pipe or a log a line stays a line, on a terminal it is broken between words.
+        """
         if not self.json:
+            if not self.is_terminal and all(isinstance(one, str) for one in objects):
+                options.setdefault("soft_wrap", True)
             super().print(*objects, **options)
             return
         self.file.write(to_line(level, " ".join(map(str, objects)), facts or {}) + "\n")
@@ -85,9 +92,11 @@ Log = Annotated[
     ),
 ]  # fmt: skip
 
-out = Said(highlight=False)
-err = Said(stderr=True, highlight=False, soft_wrap=True)
+out = Said(highlight=False, markup=False)
+err = Said(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
+AGAIN = "nothing is kept; run the same command again"
+"""What to do after an interruption of a command that does not resume."""
 INTERRUPTED, TERMINATED, UNEXPECTED = 130, 143, 1
 LINE_SECONDS = 10.0
 LINES = 20
@@ -153,16 +162,63 @@ def _known(error: BaseException, then: str) -> int | None:
     return None
 
 
-def main(command: Any, then: str = "the same command resumes") -> None:
-    """Run a function as a program: typer reads its arguments, every known error becomes one line and an exit code.
+def one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """What completes the value of an option in a shell.
+
+    >>> one_of(["delta", "linear"])("d")
+    ['delta']
+    """
+    known = tuple(names)
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in known if name.startswith(incomplete)]
+
+    return complete
+
+
+VALUES = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
+"""What stands for the value of an option in its help, by type; a flag has none."""
+
+
+def _leaf(hint: Any) -> Any:
+    inner = [part for part in get_args(hint) if part is not type(None)]
+    return _leaf(inner[0]) if inner else hint
+
+
+def _name_values(command: Callable[..., Any]) -> None:
+    """Let the help name values as users of a command line know them, and not by Python's types."""
+    # Evaluated once: typer would make options of its own from texts.
+    command.__annotations__ = get_type_hints(command, include_extras=True)
+    for name, hint in command.__annotations__.items():
+        for told in getattr(hint, "__metadata__", ()):
+            if isinstance(told, ParameterInfo) and told.metavar is None:
+                is_option = isinstance(told, OptionInfo)
+                told.metavar = VALUES[_leaf(hint.__origin__)] if is_option else name.rstrip("s").upper()
+
+
+def program(command: Callable[..., Any]) -> typer.Typer:
+    """A function as a program whose arguments typer reads; ``app(standalone_mode=False)`` runs it."""
+    _name_values(command)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+    app.command()(command)
+    return app
+
+
+def main(command: Callable[..., Any], then: str = "the same command resumes") -> None:
+    """Run a function as a program: see :func:`program` and :func:`run`."""
+    run(program(command), then)
+
+
+def run(app: typer.Typer, then: str = AGAIN) -> None:
+    """Run a program: every known error becomes one line and an exit code.
 
     Exit codes: 0 done, 1 unexpected, 2 bad input, 3 nothing to do, 4 the data source failed, 5 out of disk or memory,
     6 incomplete or damaged, 130 and 143 interrupted or terminated. ``STFGAN_XR_DEBUG=1`` adds tracebacks.
 
     Parameters
     ----------
-    command
-        The function.
+    app
+        The program.
     then
         What to do after an interruption, as its message says it.
     """
@@ -171,10 +227,10 @@ def main(command: Any, then: str = "the same command resumes") -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry is a warning there; the last failure is ours
     signal.signal(signal.SIGTERM, _terminate)
     before, sys.unraisablehook = sys.unraisablehook, _again
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-    app.command()(command)
     try:
         code = app(standalone_mode=False) or 0
+        if code == INTERRUPTED:  # newer releases of typer swallow Ctrl-C and return its code
+            _complain(f"interrupted; {then}")
     except SystemExit:
         raise
     except BaseException as error:
@@ -195,9 +251,9 @@ def _shows_bars() -> bool:
     return err.is_terminal or err.is_jupyter
 
 
-def _bars(label: str, results: Iterable[Any], total: int, megapixels: float) -> Iterator[Any]:
+def _bars(label: str, results: Iterable[Any], total: int, megapixels: float, unit: str) -> Iterator[Any]:
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("blocks"),
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn(unit),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True), TextColumn("left"),
     )  # fmt: skip
     started = time.monotonic()
@@ -209,7 +265,7 @@ def _bars(label: str, results: Iterable[Any], total: int, megapixels: float) -> 
             yield result
 
 
-def _lines(label: str, results: Iterable[Any], total: int, megapixels: float) -> Iterator[Any]:
+def _lines(label: str, results: Iterable[Any], total: int, megapixels: float, unit: str) -> Iterator[Any]:
     started = last = time.monotonic()
     for done, result in enumerate(results, 1):
         now = time.monotonic()
@@ -217,8 +273,8 @@ def _lines(label: str, results: Iterable[Any], total: int, megapixels: float) ->
             elapsed = max(now - started, 1e-3)
             left = elapsed / done * (total - done)
             err.print(
-                f"{label}: {done}/{total} blocks, {done * megapixels / elapsed:.3g} Mpx/s, {left:.0f} s left",
-                facts={"what": label, "blocks": done, "of": total, "seconds_left": round(left)},
+                f"{label}: {done}/{total} {unit}, {done * megapixels / elapsed:.3g} Mpx/s, {left:.0f} s left",
+                facts={"what": label, unit: done, "of": total, "seconds_left": round(left)},
             )
             last = now
         yield result
@@ -245,6 +301,7 @@ class Steps:
         self.label, self.of_anchor, self.recent = label, of_anchor, deque[tuple[float, float]](maxlen=100)
         self.bar = Progress(*columns, console=err) if _shows_bars() else None
         self.task = self.bar.add_task(label, total=None, text="") if self.bar else None
+        self.first: tuple[float, int] | None = None
 
     def __enter__(self) -> Steps:
         if self.bar is not None:
@@ -262,13 +319,18 @@ class Steps:
         ours, anchors = (sum(values) / len(self.recent) for values in zip(*self.recent, strict=True))
         ratio = (ours / max(anchors, 1e-12)) ** 0.5
         text = f"RMSE {ratio:.3f} of the anchor's" if self.of_anchor else f"loss {ours:.3g}"
+        self.first = self.first or (time.monotonic(), done)  # a run that is resumed does not begin with none
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=done, total=total, text=text)
         elif done % max(1, total // LINES) == 0 or done == total:
-            err.print(f"{self.label}: {done}/{total} steps, {text}")
+            left = (time.monotonic() - self.first[0]) / max(done - self.first[1], 1) * (total - done)
+            err.print(
+                f"{self.label}: {done}/{total} steps, {text}" + f", {left:.0f} s left" * (done > self.first[1]),
+                facts={"what": self.label, "steps": done, "of": total, "seconds_left": round(left)},
+            )
 
 
-def track(label: str, results: Iterable[Any], total: int, megapixels: float) -> Iterator[Any]:
+def track(label: str, results: Iterable[Any], total: int, megapixels: float, unit: str = "blocks") -> Iterator[Any]:
     """Pass results on and show blocks done, pixels a second and time left.
 
     Parameters
@@ -281,6 +343,8 @@ def track(label: str, results: Iterable[Any], total: int, megapixels: float) -> 
         Blocks expected.
     megapixels
         Pixels of one block and day, in millions, times its days.
+    unit
+        What is counted, if not blocks.
     """
     shown = _bars if _shows_bars() else _lines
-    yield from shown(label, results, total, megapixels)
+    yield from shown(label, results, total, megapixels, unit)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import xarray as xr
 
-from pipelines.console import Log, err, main, out, track
+from pipelines.console import Log, err, main, one_of, out, track
 from pipelines.imagery import (
     AREA,
     COARSE_RUN,
@@ -49,23 +49,42 @@ BLOCK_MINUTES = 240.0
 WHAT, IMAGERY, METHOD, RUNNING = "What", "Imagery", "Method", "Running"
 """Panels of --help."""
 
+
+def _complete_catalog(incomplete: str) -> list[str]:
+    from stfgan_xr.catalog import known_catalogs
+
+    return one_of(known_catalogs())(incomplete)
+
+
 Aoi = Annotated[
-    str | None, typer.Option(help="GeoJSON file, or west,south,east,north in degrees.", rich_help_panel=WHAT)
+    str | None,
+    typer.Option(
+        help="Area: a GeoJSON file, or west,south,east,north in degrees. Default: of the demo, all of it.",
+        rich_help_panel=WHAT,
+    ),
 ]
 Dates = Annotated[
     str | None,
     typer.Option(
-        help="Days: one, START/END (both included), START/END/P8D, a comma list, or P30D: the last thirty days that "
-        "have MODIS, and on later nights those that came since.",
+        help="Days: one, START/END (both included) as 2020-01-01/2020-01-31, START/END/P8D (every eighth), a comma "
+        "list, or P30D: the last thirty days that have MODIS, and on later nights those that came since. Needed unless "
+        "--pairs is given.",
         rich_help_panel=WHAT,
     ),
 ]
 CatalogName = Annotated[
-    str | None, typer.Option("--catalog", help="Catalog name, or path of a catalog's TOML.", rich_help_panel=IMAGERY)
+    str | None,
+    typer.Option(
+        "--catalog",
+        help="Where to search: planetary-computer, nasa-lpcloud, earth-search, usgs-landsatlook, demo, or "
+        "the path of a TOML of your own. Default: planetary-computer.",
+        autocompletion=_complete_catalog,
+        rich_help_panel=IMAGERY,
+    ),
 ]
 CoarseCatalogName = Annotated[
     str | None,
-    typer.Option("--coarse-catalog", help="Catalog of the coarse side, if another.", rich_help_panel=IMAGERY),
+    typer.Option("--coarse-catalog", help="Where to search for MODIS, if elsewhere.", rich_help_panel=IMAGERY),
 ]
 PairsFile = Annotated[
     Path | None,
@@ -88,7 +107,10 @@ Crs = Annotated[
 BracketDays = Annotated[
     int,
     typer.Option(
-        min=1, max=250, help="Landsat observations further from a day than this are not used.", rich_help_panel=IMAGERY
+        min=1,
+        max=250,
+        help="Landsat observations more days away from a day than this are not used.",
+        rich_help_panel=IMAGERY,
     ),
 ]
 Collections = Annotated[
@@ -143,11 +165,12 @@ ClusterKind = Annotated[
         "--cluster",
         help="Start workers: local, cuda (one a GPU), slurm, pbs, lsf or sge (batch jobs), gateway, kubernetes. The "
         "last six take their options from Dask's own configuration.",
+        autocompletion=one_of(KINDS),
         rich_help_panel=RUNNING,
     ),
 ]
 Overwrite = Annotated[
-    bool, typer.Option(help="Delete what the run folder holds and start again.", rich_help_panel=RUNNING)
+    bool, typer.Option("--overwrite", help="Delete what the run folder holds and start again.", rich_help_panel=RUNNING)
 ]
 BlockMinutes = Annotated[
     float,

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from pipelines.console import main, out
+from pipelines.console import AGAIN, main, out
 from stfgan_xr import days as calendar
 from stfgan_xr import simulate
 from stfgan_xr.errors import InputError
+from stfgan_xr.files import LocalFolder
 from stfgan_xr.grid import describe
 
 
@@ -28,6 +29,7 @@ def command(
     days: Annotated[int, typer.Option(min=1, max=3660, help="Number of days.")] = 90,
 ) -> None:
     """Simulate a world and write what satellites would deliver of it, with a catalog that the other commands read."""
+    LocalFolder(folder).check()
     if days < 20:
         raise InputError(f"--days {days}: at least 20, or no change falls within them")
     world = simulate.World(seed=seed, size=size, start=_day(start), days=days)
@@ -39,4 +41,4 @@ def command(
 
 
 if __name__ == "__main__":
-    main(command)
+    main(command, AGAIN)

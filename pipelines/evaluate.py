@@ -15,7 +15,7 @@ import xarray as xr
 from rich import box
 from rich.table import Table as Drawn
 
-from pipelines.console import err, main, out
+from pipelines.console import AGAIN, err, main, one_of, out
 from pipelines.report import TRUTH_DAYS, facts
 from stfgan_xr import changes, evaluation, fusion, reporting, store
 from stfgan_xr.benchmarks import NAMES as SETS
@@ -23,7 +23,7 @@ from stfgan_xr.benchmarks import Benchmark, Split, read_benchmark
 from stfgan_xr.brackets import band_names
 from stfgan_xr.checkpoint import read_config
 from stfgan_xr.errors import InputError, NothingToDo
-from stfgan_xr.files import Folder, as_folder, write_json, write_text
+from stfgan_xr.files import Folder, as_folder, check_file, write_json, write_text
 from stfgan_xr.grid import Halo, ratio_of
 from stfgan_xr.predictors import Bracket, CoarseWindow, Prediction, memory_of
 from stfgan_xr.predictors.methods import METHODS, TRAINED, USUAL, make
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 SHOWN = ("rmse", "skill", "cc", "ssim", "sam", "ergas", "bias")
 ALL = "all"
+FROM, COMPARED, WRITTEN = "What to score on", "Methods", "What to write"
+"""Panels of --help."""
 """Named as a method: every one there is, with what each costs."""
 BLOCK = 1024
 """Pixels along the block whose memory is stated."""
@@ -278,45 +280,69 @@ def _show(title: str, table: evaluation.Table, note: str) -> None:
 def command(
     run_folder: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[RUN]", help="Run folder of pipelines.fuse or pipelines.cubes; also s3://bucket/prefix."
-        ),
+        typer.Argument(metavar="RUN", help="Run folder of pipelines.fuse or pipelines.cubes; also s3://bucket/prefix."),
     ] = None,
-    pairs: Annotated[Path | None, typer.Option(help="pairs.toml of own rasters, instead of a run folder.")] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="pairs.toml of own rasters, instead of a run folder.", rich_help_panel=FROM)
+    ] = None,
     benchmark: Annotated[
-        str | None, typer.Option(help=f"Public set instead of a run folder: {', '.join(SETS)}.")
+        str | None, typer.Option(help=f"Public set instead of a run folder: {', '.join(SETS)}.", rich_help_panel=FROM)
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the benchmark set.")] = None,
-    split: Annotated[str | None, typer.Option(help="Its cases: stfgan (cia, lgc), flood (lgc), leave-one-out.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the benchmark set.", rich_help_panel=FROM)] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Its cases: stfgan (cia, lgc), flood (lgc), leave-one-out.", rich_help_panel=FROM)
+    ] = None,
     triplets: Annotated[
-        str | None, typer.Option(help="Cases t1/tp/t2, a comma list. Default: leave each day out.")
+        str | None,
+        typer.Option(help="Cases t1/tp/t2, a comma list. Default: leave each day out.", rich_help_panel=FROM),
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
             help=f"One of {', '.join(METHODS)}; may be repeated. all: every one and its cost. "
-            f"Default: {', '.join(USUAL)}."
+            f"Default: {', '.join(USUAL)}.",
+            autocompletion=one_of((*METHODS, ALL)),
+            rich_help_panel=COMPARED,
         ),
     ] = None,
     model: Annotated[
         list[Path] | None,
-        typer.Option(help="Weights of a method, which they state; may be repeated. Default: those of the package."),
+        typer.Option(
+            help="Weights of a method, which they state; may be repeated. Default: those of the package.",
+            rich_help_panel=COMPARED,
+        ),
     ] = None,
-    bands: Annotated[str | None, typer.Option(help="Comma list of bands. Default: all.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the scores to a file.")] = None,
+    bands: Annotated[str | None, typer.Option(help="Comma list of bands. Default: all.", rich_help_panel=FROM)] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the scores to a file.", rich_help_panel=WRITTEN)
+    ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write all scores, their conventions and origin to a .html or .md file.")
+        Path | None,
+        typer.Option(
+            help="Write all scores, their conventions and origin to a .html or .md file.", rich_help_panel=WRITTEN
+        ),
     ] = None,
-    truth: Annotated[bool, typer.Option(help="Score a simulated run against its truth (not with --triplets).")] = True,
-    picture: Annotated[Path | None, typer.Option(help="Write a PNG: before, fused days, truth, after.")] = None,
+    truth: Annotated[
+        bool, typer.Option(help="Score a simulated run against its truth (not with --triplets).", rich_help_panel=FROM)
+    ] = True,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write a PNG: before, fused days, truth, after.", rich_help_panel=WRITTEN)
+    ] = None,
 ) -> None:
     """Score methods: on withheld Landsat days, on given triplets, or against the truth of the demo.
+
+    For example `python -m pipelines.evaluate run --method all`: every method on the days of a run of your own.
 
     A case t1/tp/t2 uses the acquisitions of t1 and t2 and the coarse series only: nothing acquired on tp or between.
     Scores are means over bands of the pixels clear on all three days, in reflectance. With --benchmark the output says
     of which cases the published training sees the target or a day around it; pipelines.train does not.
     """
     render = reporting.renderer(report) if report is not None else None
+    for path in (json_file, report, picture):
+        if path is not None:
+            check_file(path)
+    if picture is not None and run_folder is None:
+        raise InputError("--picture needs a run folder with a fused cube")
     run = as_folder(run_folder) if run_folder else None
     chosen = read_benchmark(benchmark, root, split) if benchmark or root or split else None
     if chosen is not None and (run or pairs or triplets):
@@ -352,13 +378,11 @@ def command(
         if report is not None and render is not None:
             write_text(report, render(reporting.sections(table, stated)))
             out.print(f"report: {report}", markup=False, soft_wrap=True)
-    if picture is not None:
+    if picture is not None and run is not None:
         _picture(picture, run, world)
 
 
-def _picture(path: Path, run: Folder | None, world: World | None) -> None:
-    if run is None:
-        raise InputError("--picture needs a run folder with a fused cube")
+def _picture(path: Path, run: Folder, world: World | None) -> None:
     from stfgan_xr.plots import run_picture
 
     landsat, cube = store.open_cube(run / "landsat.zarr"), store.open_cube(run / "fused.zarr")
@@ -371,4 +395,4 @@ def _picture(path: Path, run: Folder | None, world: World | None) -> None:
 
 
 if __name__ == "__main__":
-    main(command)
+    main(command, AGAIN)

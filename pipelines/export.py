@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pipelines.console import main, out, track
+from pipelines.console import main, one_of, out, track
 from stfgan_xr import days as calendar
 from stfgan_xr import export, stac
 from stfgan_xr.aoi import read_aoi
@@ -18,7 +19,9 @@ from stfgan_xr.errors import InputError
 from stfgan_xr.files import Folder, LocalFolder, as_folder
 from stfgan_xr.overviews import open_pyramid
 
-FORMATS = ("cog", "netcdf", "gif")
+FILMS = {"gif": (export.GIF_PIXELS, export.write_gif), "mp4": (export.MP4_PIXELS, export.write_mp4)}
+AFTER = "what is written is not whole: start again with --overwrite"
+FORMATS = ("cog", "netcdf", *FILMS)
 
 
 def _name(run: Folder) -> str:
@@ -26,43 +29,53 @@ def _name(run: Folder) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", str(run).rstrip("/").rpartition("/")[2]).strip("-") or "fused"
 
 
+def _is_own(name: str) -> re.Pattern[str]:
+    """What an export writes below its folder, also one that was interrupted, and what GDAL and QGIS add to it."""
+    name, kinds = re.escape(name), "|".join(("nc", *FILMS))
+    day = rf"{name}_\d{{4}}-\d\d-\d\d"
+    files = rf"\.?{day}(_\w+)?\.(json|tif)(\.(plain|partial)\.tif|\.aux\.xml)?"
+    return re.compile(rf"catalog\.json|\.?{name}\.({kinds})(\.partial)?|{name}(/(collection\.json|{day}(/{files})?))?")
+
+
 def _check(folder: Path, name: str, overwrite: bool) -> None:
     """Refuse a folder that holds anything; with ``overwrite`` all but an export of the same run, which is deleted."""
-    LocalFolder(folder).check()
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
     if not found:
         return
     if not overwrite:
         raise InputError(f"--out {folder}: holds something already; choose another folder or add --overwrite")
-    foreign = [other for other in found if other not in ("catalog.json", name, f"{name}.nc", f"{name}.gif")]
-    if name in found and not (folder / name / "collection.json").is_file():
-        foreign.append(name)
+    inner = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    foreign = [path for path in inner if not _is_own(name).fullmatch(path)]
     if foreign:
         raise InputError(
             f"--out {folder}: holds {foreign[0]}, which is no export of this run, and --overwrite deletes nothing "
             "else; choose another folder"
         )
-    for own in found:
-        path = folder / own
+    for path in found:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _write(subset: export.Subset, run: Folder, folder: Path, formats: Sequence[str]) -> None:
-    name = _name(run)
+    name, days = _name(run), len(subset.steps)
+    height, width = subset.window.shape
+
+    def told(label: str, results: Iterable[Any], total: int = days, unit: str = "days") -> Iterator[Any]:
+        return track(label, results, total, days / total * height * width / 1e6, unit)
+
     if "cog" in formats:
         origin = export.origin_of(run, name)
-        height, width = subset.window.shape
-        items = track("GeoTIFFs", export.write_cogs(subset, folder, origin), len(subset.steps), height * width / 1e6)
-        catalog = stac.save(folder, list(items), origin)
-        out.print(f"GeoTIFFs: {len(subset.steps)} days below {folder / name}, open them in QGIS or with GDAL")
-        out.print(f"STAC:     {catalog}")
+        catalog = stac.save(folder, list(told("GeoTIFFs", export.write_cogs(subset, folder, origin))), origin)
+        out.print(f"GeoTIFFs: {days} days below {folder / name}, open them in QGIS or with GDAL", markup=False)
+        out.print(f"STAC:     {catalog}", markup=False)
     if "netcdf" in formats:
-        export.to_netcdf(subset, folder / f"{name}.nc")
-        out.print(f"NetCDF:   {folder / f'{name}.nc'}, open it with xarray.open_dataset(...)", markup=False)
-    if "gif" in formats:
-        pyramid = open_pyramid(run, "fused")
-        export.write_gif(pyramid, subset.steps, subset.window, folder / f"{name}.gif")
-        out.print(f"film:     {folder / f'{name}.gif'}")
+        path = folder / f"{name}.nc"
+        deque(told("NetCDF", export.to_netcdf(subset, path), len(export.groups(subset.steps)), "parts"), maxlen=0)
+        out.print(f"NetCDF:   {path}, open it with xarray.open_dataset(...)", markup=False)
+    for kind, (pixels, write) in FILMS.items():
+        if kind in formats:
+            pictures = export.frames(open_pyramid(run, "fused"), subset.steps, subset.window, pixels)
+            write(told(f"film, {kind}", pictures), folder / f"{name}.{kind}")
+            out.print(f"film:     {folder / f'{name}.{kind}'}", markup=False)
 
 
 def command(
@@ -70,7 +83,11 @@ def command(
     folder: Annotated[Path, typer.Option("--out", help="Folder to write; it must be empty or absent.")],
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help=f"One of {', '.join(FORMATS)}; may be given several times. Default: cog."),
+        typer.Option(
+            "--format",
+            help=f"One of {', '.join(FORMATS)}; may be given several times. Default: cog.",
+            autocompletion=one_of(FORMATS),
+        ),
     ] = None,
     dates: Annotated[
         str | None, typer.Option(help="Days: one, START/END (both included), START/END/P8D, or a comma list.")
@@ -79,18 +96,25 @@ def command(
     aoi: Annotated[
         str | None, typer.Option(help="Part of the area: GeoJSON file, or west,south,east,north in degrees.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Delete an export that the folder holds first.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete an export that the folder holds first.")
+    ] = False,
 ) -> None:
     """Export the fused images of a run for QGIS, GDAL, xarray and everybody.
 
     **cog**: for each day cloud optimised GeoTIFFs of reflectance (bands named, scale and nodata stated), quality, ages
     and, where the run has them, standard deviations, with a static STAC catalog. **netcdf**: one NetCDF-CF file.
-    **gif**: an animation.
+    **gif**, **mp4**: a film of the days, for slides and web pages (mp4 needs `pip install 'stfgan_xr[film]'`).
+
+    For example `python -m pipelines.export run --out files --format cog --format gif --dates 2020-01-05/2020-01-09`.
     """
+    LocalFolder(folder).check()
     wanted = formats or [FORMATS[0]]
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown:
         raise InputError(f"--format {unknown[0]!r} is unknown; choose from {', '.join(FORMATS)}")
+    if "mp4" in wanted:
+        export.check_mp4()
     days = calendar.parse_dates(dates) if dates else None
     named = [band.strip() for band in bands.split(",") if band.strip()] if bands else None
     area = read_aoi(aoi) if aoi else None
@@ -103,4 +127,4 @@ def command(
 
 
 if __name__ == "__main__":
-    main(command, "what is written is not whole: start again with --overwrite")
+    main(command, AFTER)

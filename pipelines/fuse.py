@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines import cubes, updates
-from pipelines.console import Log, Steps, main, out
+from pipelines.console import Log, Steps, main, one_of, out
 from pipelines.imagery import RUN, Request, Source, make_request, open_source, recorded_days, with_days
 from pipelines.limits import check_disk, check_memory, size
 from pipelines.summary import REPORT, write_report
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
     from stfgan_xr.predictors import Predictor
 
-Method = Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.", rich_help_panel=cubes.METHOD)]
+Method = Annotated[
+    str,
+    typer.Option(help=f"One of {', '.join(METHODS)}.", autocompletion=one_of(METHODS), rich_help_panel=cubes.METHOD),
+]
 Model = Annotated[
     Path | None,
     typer.Option(help="Trained weights (.safetensors). Default: those of the package.", rich_help_panel=cubes.METHOD),
@@ -130,6 +133,7 @@ def _show_plan(run: Run, source: Source) -> None:
         count = sum(1 for _ in layout.blocks())
         out.print(f"write   {name:13s}{count:6d} blocks of {layout.run} days, {size(layout.size())} before compression")
     out.print(f"memory  about {size(job.memory())} a worker")
+    out.print("nothing was written; without --plan it is done")
 
 
 def _say_done(run: Run, coverage: float, of: str) -> None:
@@ -352,13 +356,16 @@ def command(
     bandpass: cubes.Bandpass = False,
     keep_observed: Annotated[
         bool,
-        typer.Option(help="A clear Landsat observation of the day is the product there.", rich_help_panel=cubes.METHOD),
+        typer.Option(
+            help="Where Landsat saw the ground that day, take what it saw; or else predict that too.",
+            rich_help_panel=cubes.METHOD,
+        ),
     ] = True,
     spread: Annotated[
         bool,
         typer.Option(
             "--spread",
-            help="Add spread_BAND, by how much predictions from before and after differ.",
+            help="Add spread_BAND: by how much the predictions from before and from after differ.",
             rich_help_panel=cubes.METHOD,
         ),
     ] = False,
@@ -372,7 +379,7 @@ def command(
         bool,
         typer.Option(
             "--adapt",
-            help="Train the weights on with the run's own Landsat first, and use them if that made them better.",
+            help="First train the weights further on the run's own Landsat, and use those only if they are better.",
             rich_help_panel=cubes.METHOD,
         ),
     ] = False,
@@ -383,7 +390,7 @@ def command(
         bool,
         typer.Option(
             "--guard",
-            help="Use progress if the weights do not beat it on the run's own Landsat days.",
+            help="Use the method progress if it is better than the weights on withheld days of the run's own Landsat.",
             rich_help_panel=cubes.METHOD,
         ),
     ] = False,
@@ -392,7 +399,7 @@ def command(
         typer.Option(
             min=64,
             max=8192,
-            help="Largest side of a block in fine pixels: smaller needs less memory.",
+            help="Largest side of a block in Landsat pixels: smaller needs less memory.",
             rich_help_panel=cubes.RUNNING,
         ),
     ] = TILE,
@@ -414,12 +421,15 @@ def command(
 ) -> None:
     """Fuse Landsat and MODIS into a Landsat-like image of every day of an area.
 
+    To try it, without an account: `python -m pipelines.fuse --catalog demo --dates 2020-03-01/2020-03-31 --out demo`
+
+    For an area of your own: `python -m pipelines.fuse --aoi area.geojson --dates 2020-01-01/2020-01-31 --out run`. Add
+    `--plan` first to see what it would read, compute and write. Look at the result with `python -m pipelines.view run`.
+
     The run folder holds area.geojson, items.json, landsat.zarr, modis.zarr, fused.zarr, run.json and report.html,
     overviews/ of large areas, and adapted/ with --adapt. The same command again resumes; a finished run is left alone;
     other parameters on the same folder are refused. More days at the end are added to a run. With --dates P30D the same
     command every night adds the new days, and makes again what late, reprocessed or later imagery changes.
-
-    To try it without an account: `python -m pipelines.fuse --catalog demo --dates 2020-03-01/2020-03-31 --out demo`
     """
     staff = cubes.Staff(workers, scheduler, cluster, block_minutes)
     if method not in METHODS:

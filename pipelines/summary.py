@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipelines.console import main, out
+from pipelines.console import AGAIN, main, out
 from pipelines.cubes import Crew, write_blocks
 from stfgan_xr import overviews
-from stfgan_xr.files import Folder, LocalFolder, as_folder
+from stfgan_xr.files import Folder, LocalFolder, as_folder, check_file, write_text
 
 REPORT = "report.html"
 
@@ -32,26 +33,43 @@ def size_on_disk(folder: Folder) -> str | None:
     return f"{count / 2**20:,.1f} MiB"
 
 
-def write_report(folder: Folder, statistics: dict[str, str] | None = None, crew: Crew | None = None) -> None:
-    """Write ``report.html`` of a finished run, after the overviews it is made from."""
+def make_report(folder: Folder, statistics: dict[str, str] | None = None, crew: Crew | None = None) -> str:
+    """The report of a finished run as HTML, after the overviews it is made from are written."""
     from stfgan_xr import pages, summary
 
     write_overviews(folder, crew)
     size = size_on_disk(folder)
     facts = {**(statistics or {}), **({"size on disk": size} if size else {})}
-    folder.write(REPORT, pages.to_html(summary.summarise(folder), facts).encode())
-    out.print(f"report: {folder}/{REPORT}, open it in a browser", markup=False, soft_wrap=True)
+    return pages.to_html(summary.summarise(folder), facts)
+
+
+def write_report(folder: Folder, statistics: dict[str, str] | None = None, crew: Crew | None = None) -> None:
+    """Write ``report.html`` of a finished run into its folder."""
+    folder.write(REPORT, make_report(folder, statistics, crew).encode())
+    local = isinstance(folder, LocalFolder)
+    hint = "open it in a browser" if local else f"to open it: python -m pipelines.summary {folder} --out {REPORT}"
+    out.print(f"report: {folder}/{REPORT}, {hint}", markup=False, soft_wrap=True)
 
 
 def command(
     run: Annotated[str, typer.Argument(help="Run folder of pipelines.fuse: a local one, or s3://bucket/prefix.")],
+    file: Annotated[
+        Path | None,
+        typer.Option("--out", help="File to write it to instead: of a run in an object store, to look at it."),
+    ] = None,
 ) -> None:
     """Write the report of a finished run, **report.html**, anew: pictures, maps, charts, scores and provenance.
 
     pipelines.fuse does it by itself; this is for runs made with --no-report, or by an earlier version.
     """
-    write_report(as_folder(run))
+    folder = as_folder(run)
+    if file is None:
+        write_report(folder)
+        return
+    check_file(file)
+    write_text(file, make_report(folder))
+    out.print(f"report: {file}, open it in a browser", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
-    main(command)
+    main(command, AGAIN)

@@ -6,20 +6,24 @@ Values are copied as they are stored, never resampled: what is exported equals t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
+from fractions import Fraction
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import h5netcdf
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
+from PIL import Image, ImageDraw
 
 from stfgan_xr import __version__, cogs, stac, store
 from stfgan_xr.brackets import band_names
@@ -27,7 +31,7 @@ from stfgan_xr.errors import InputError
 from stfgan_xr.files import Folder
 from stfgan_xr.fusion import NO_AGE, Quality
 from stfgan_xr.grid import Window, tiles
-from stfgan_xr.overviews import Pyramid, days_of, window_of
+from stfgan_xr.overviews import Pyramid, days_of, spread_steps, window_of
 from stfgan_xr.region import Region
 from stfgan_xr.rendering import composites_of, shade, stretch_of
 from stfgan_xr.sensors import FILL, SCALE
@@ -36,7 +40,9 @@ Array = npt.NDArray[Any]
 
 TILE = 1024
 """Pixels along a window that is read and written at once, of INNER_DAYS days."""
-GIF_PIXELS, FRAME_MILLISECONDS = 400, 400
+GIF_PIXELS, MP4_PIXELS, FRAME_MILLISECONDS = 640, 1080, 400
+STRETCH_DAYS = 3
+"""Days, spread over all, whose brightness decides that of a film."""
 
 
 @dataclass(frozen=True)
@@ -186,10 +192,14 @@ def origin_of(run: Folder, name: str) -> stac.Origin:
     )
 
 
-def _groups(steps: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Consecutive steps within one run of stored days, so that a chunk is decoded once."""
-    for _, same in groupby(enumerate(steps), lambda pair: (pair[1] // store.INNER_DAYS, pair[1] - pair[0])):
-        yield tuple(step for _, step in same)
+def groups(steps: Sequence[int]) -> list[tuple[int, ...]]:
+    """Consecutive steps within one run of stored days, so that a chunk is decoded once.
+
+    >>> groups([6, 7, 8, 9, 12])
+    [(6, 7), (8, 9), (12,)]
+    """
+    runs = groupby(enumerate(steps), lambda pair: (pair[1] // store.INNER_DAYS, pair[1] - pair[0]))
+    return [tuple(step for _, step in same) for _, same in runs]
 
 
 def write_cogs(subset: Subset, folder: Path, origin: stac.Origin) -> Iterator[Any]:
@@ -205,7 +215,7 @@ def write_cogs(subset: Subset, folder: Path, origin: stac.Origin) -> Iterator[An
         What made it.
     """
     days = dict(zip(subset.steps, subset.days, strict=True))
-    for steps in _groups(subset.steps):
+    for steps in groups(subset.steps):
         paths = {step: folder / origin.name / f"{origin.name}_{days[step]}" for step in steps}
         for path in paths.values():
             path.mkdir(parents=True, exist_ok=True)
@@ -240,49 +250,58 @@ def _write_part(
     return {step: tuple(100 * float(n) / pixels for n in row) for step, row in zip(steps, valid, strict=True)}
 
 
-def to_netcdf(subset: Subset, path: Path) -> None:
-    """Write one NetCDF-4 file with CF attributes, packed as the cube is; a few days and a tile are read at a time.
+def to_netcdf(subset: Subset, path: Path) -> Iterator[tuple[int, ...]]:
+    """Write one NetCDF-4 file with CF attributes, packed as the cube is; yields steps that are written.
 
     Parameters
     ----------
     subset
         What is exported.
     path
-        File to write.
+        File to write; it is there when all steps are.
     """
-    import dask
-
-    names = [name for part in subset.parts().values() for name in part.variables]
     rows, columns = subset.window.slices
-    dataset = subset.counts[names].isel(time=list(subset.steps), y=rows, x=columns)
-    dataset = dataset.drop_vars([name for name in (store.AOI,) if name in dataset.coords])
-    dataset = dataset.chunk({"time": store.INNER_DAYS, "y": TILE, "x": TILE})
-    if subset.region is not None:
-        inside = xr.DataArray(subset.region.inside(subset.window), dims=("y", "x"))
-        dataset = dataset.map(lambda array: array.where(inside, array.dtype.type(_nothing(str(array.name)))))
-    encoding: dict[str, dict[str, Any]] = {"time": {"units": "days since 1970-01-01", "dtype": "int32"}}
-    for name in names:
-        # Only variables with a value that means nothing say so; xarray wants it apart from the attributes.
-        attributes = dict(subset.counts[name].attrs)
-        fill = attributes.pop("_FillValue", None)
-        dataset[name].attrs = attributes | {"grid_mapping": "spatial_ref"}
-        sizes = zip(dataset[name].shape, (store.INNER_DAYS, 256, 256), strict=True)
-        encoding[name] = {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": tuple(min(p) for p in sizes)}
-        encoding[name]["_FillValue"] = None if fill is None else dataset[name].dtype.type(fill)
-        dataset[name].attrs.pop("coordinates", None)
-    dataset.attrs = {
+    frame = subset.counts.drop_vars([name for name in (*subset.counts.data_vars, store.AOI) if name in subset.counts])
+    frame = frame.isel(time=list(subset.steps), y=rows, x=columns)
+    frame.attrs = {
         "Conventions": "CF-1.11",
         "title": str(subset.counts.attrs.get("title", "")),
         "institution": f"made by stfgan_xr {__version__}",
     }
     partial = path.with_name(f".{path.name}.partial")
-    with dask.config.set(scheduler="synchronous"):
-        dataset.to_netcdf(partial, engine="h5netcdf", encoding=encoding, unlimited_dims=[])
+    time = {"units": "days since 1970-01-01", "dtype": "int32"}
+    frame.to_netcdf(partial, engine="h5netcdf", encoding={"time": time}, unlimited_dims=[])
+    with h5netcdf.File(partial, "a") as file:
+        for name in (name for part in subset.parts().values() for name in part.variables):
+            _add_variable(file, name, subset.counts[name])
+        for steps in groups(subset.steps):
+            first = subset.steps.index(steps[0])
+            for part in subset.parts().values():
+                for window in tiles(subset.window.shape, TILE):
+                    values = subset.read(part.variables, steps, window)
+                    for name, array in zip(part.variables, values, strict=True):
+                        file[name][(slice(first, first + len(steps)), *window.slices)] = array
+            yield steps
     partial.replace(path)
 
 
-def write_gif(pyramid: Pyramid, steps: Sequence[int], window: Window, path: Path, pixels: int = 640) -> None:
-    """Write the days as an animated GIF in true colour, or in the first composite that the bands allow.
+def _add_variable(file: h5netcdf.File, name: str, stored: xr.DataArray) -> None:
+    """An empty variable, packed as it is stored."""
+    sizes = tuple(file.dimensions[dim].size for dim in store.FINE)
+    # Only variables with a value that means nothing say so.
+    attributes = dict(stored.attrs)
+    fill = attributes.pop("_FillValue", None)
+    variable = file.create_variable(
+        name, store.FINE, stored.dtype, fillvalue=None if fill is None else stored.dtype.type(fill),
+        chunks=tuple(min(pair) for pair in zip(sizes, (store.INNER_DAYS, 256, 256), strict=True)),
+        compression="gzip", compression_opts=4, shuffle=True,
+    )  # fmt: skip
+    attributes.pop("coordinates", None)
+    variable.attrs.update(attributes | {"grid_mapping": "spatial_ref"})
+
+
+def frames(pyramid: Pyramid, steps: Sequence[int], window: Window, pixels: int) -> Iterator[Image.Image]:
+    """The days as pictures in true colour, or in the first composite that the bands allow, each with its date.
 
     Parameters
     ----------
@@ -290,33 +309,89 @@ def write_gif(pyramid: Pyramid, steps: Sequence[int], window: Window, path: Path
         The fused cube.
     steps, window
         Time steps and pixels shown.
-    path
-        File to write.
     pixels
-        Most pixels along a side.
+        Most pixels along a side; small areas are enlarged by a whole number.
     """
-    from PIL import Image
-
     bands = next(iter(composites_of(band_names(pyramid.cube)).values()))
     known = days_of(pyramid.cube)
-    views = [pyramid.view(bands, slice(step, step + 1), window, pixels) for step in steps]
-    images = [np.concatenate([view.values[band] for band in bands]) for view in views]
-    stretch = stretch_of(images)
-    frames = [Image.fromarray((shade(image, stretch) * 255).astype(np.uint8)) for image in images]
-    zoom = max(1, GIF_PIXELS // max(frames[0].size))  # a small area is shown larger
-    frames = [frame.resize((frame.width * zoom, frame.height * zoom), Image.Resampling.NEAREST) for frame in frames]
-    for frame, step in zip(frames, steps, strict=True):
-        _caption(frame, str(known[step]))
+
+    def images(some: Sequence[int]) -> Iterator[Array]:
+        view = pyramid.view(bands, slice(some[0], some[-1] + 1), window, pixels)
+        return (np.stack(image) for image in zip(*(view.values[band] for band in bands), strict=True))
+
+    stretch = stretch_of([image for n in spread_steps(len(steps), STRETCH_DAYS) for image in images([steps[n]])])
+    for some in groups(steps):
+        for step, image in zip(some, images(some), strict=True):
+            frame = Image.fromarray((shade(image, stretch) * 255).astype(np.uint8))
+            zoom = max(1, pixels // max(frame.size))
+            frame = frame.resize((frame.width * zoom, frame.height * zoom), Image.Resampling.NEAREST)
+            _caption(frame, str(known[step]))
+            yield frame
+
+
+def write_gif(pictures: Iterable[Image.Image], path: Path) -> None:
+    """Write pictures as an animated GIF.
+
+    Parameters
+    ----------
+    pictures
+        See :func:`frames`.
+    path
+        File to write.
+    """
+    others = iter(pictures)
+    first = next(others)
     partial = path.with_name(f".{path.name}.partial")
-    frames[0].save(
-        partial, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0, optimize=False
-    )
+    first.save(partial, "GIF", save_all=True, append_images=others, duration=FRAME_MILLISECONDS, loop=0, optimize=False)
     partial.replace(path)
 
 
-def _caption(frame: Any, text: str) -> None:
-    from PIL import ImageDraw
+def check_mp4() -> None:
+    """Refuse to write MP4 where the library for it is not installed.
 
+    Raises
+    ------
+    InputError
+        If it is not.
+    """
+    if find_spec("av") is None:
+        raise InputError("MP4 needs PyAV: pip install 'stfgan_xr[film]'; GIF needs nothing else")
+
+
+def write_mp4(pictures: Iterable[Image.Image], path: Path) -> None:
+    """Write pictures as an MP4 of H.264, which browsers, slides and phones play.
+
+    Parameters
+    ----------
+    pictures
+        See :func:`frames`.
+    path
+        File to write.
+
+    Raises
+    ------
+    InputError
+        If PyAV is not installed.
+    """
+    check_mp4()
+    import av
+
+    partial = path.with_name(f".{path.name}.partial")
+    # What players need to begin lies at the start of the file.
+    with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as film:
+        stream = film.add_stream("libx264", rate=Fraction(1000, FRAME_MILLISECONDS), options={"crf": "18"})
+        stream.pix_fmt = "yuv420p"
+        for number, picture in enumerate(pictures):
+            # Colours are stored for two by two pixels.
+            even = picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))
+            if number == 0:
+                stream.width, stream.height = even.size
+            film.mux(stream.encode(av.VideoFrame.from_image(even)))
+        film.mux(stream.encode(None))
+    partial.replace(path)
+
+
+def _caption(frame: Image.Image, text: str) -> None:
     draw, size = ImageDraw.Draw(frame), max(10, frame.width // 24)
     left, top, right, bottom = draw.textbbox((size // 2, size // 2), text, font_size=size)
     draw.rectangle((left - 4, top - 4, right + 4, bottom + 4), fill=(0, 0, 0))

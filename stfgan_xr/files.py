@@ -66,6 +66,20 @@ def to_json(document: Any) -> bytes:
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
 
+def check_file(path: Path) -> None:
+    """Refuse a file that cannot be written, before what it is to hold is computed.
+
+    Raises
+    ------
+    InputError
+        If its folder is not there, or it is a folder itself.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
+
+
 def _replace(path: Path, content: bytes) -> None:
     partial = _partial(path)
     try:
@@ -308,8 +322,9 @@ class LocalFolder(Folder):
             ) from error
 
     def check(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--out {self}: is a file; choose a folder")
+        there = next((path for path in (self.path, *self.path.absolute().parents) if path.exists()), self.path)
+        if there.exists() and not there.is_dir():
+            raise InputError(f"--out {self}: {'' if there == self.path else f'{there} '}is a file; choose a folder")
 
     def sweep(self) -> None:
         with self.writing():

@@ -198,6 +198,15 @@ def days_of(dataset: xr.Dataset) -> list[date]:
     return [from_number(int(number)) for number in to_numbers(dataset["time"].values)]
 
 
+def spread_steps(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` steps, with the first and the last.
+
+    >>> spread_steps(31, 4), spread_steps(3, 4)
+    ([0, 10, 20, 30], [0, 1, 2])
+    """
+    return list(range(count)) if count <= most else [round(n * (count - 1) / (most - 1)) for n in range(most)]
+
+
 @dataclass(frozen=True)
 class View:
     """What is seen of a cube: values by name, and the ground that they cover.

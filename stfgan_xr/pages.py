@@ -19,15 +19,19 @@ from odc.geo.geobox import GeoBox
 
 from stfgan_xr import days as calendar
 from stfgan_xr import plots
-from stfgan_xr.summary import KINDS, Acquisition, Point, Summary, outline, spread_steps
+from stfgan_xr.overviews import spread_steps
+from stfgan_xr.summary import KINDS, Acquisition, Point, Summary, outline
 
 Array = npt.NDArray[Any]
 
 QUALITY = 72
 """Of the pictures as WebP; 0 to 100."""
+CHART = 6.4, 2.2
+"""Inches of a chart: its text is readable on a phone, which shows it a third smaller, and on a desk, a half larger."""
 SHEET = 6
 """Days that stand for all on paper."""
 MOST_OUTLINES = 8
+GREY = "<p>Grey: no usable value.</p>"
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def _asset(name: str) -> str:
 def _parts(found: Summary, statistics: Mapping[str, str]) -> Iterable[Part]:
     yield Part("asked", "What was asked", _asked(found))
     yield Part("images", "Images", _player(found))
-    yield Part("compare", "Compare", "\n".join(_swipe(label, *pair) for label, pair in found.pairs.items()))
+    yield Part("compare", "Compare", "\n".join(_swipe(label, *pair) for label, pair in found.pairs.items()) + GREY)
     yield Part("where", "Where", _where(found))
     yield Part("when", "When it was seen", _when(found))
     yield Part("quality", "Quality and uncertainty", _quality(found))
@@ -88,7 +92,7 @@ def _tiles(found: Summary) -> str:
     used = sum(acquisition.clear > 0 for acquisition in found.acquisitions)
     values = {
         f"{document.get('coverage', float('nan')):.1%}": "of the pixels have a value",
-        str(len(found.days)): "days",
+        str(len(found.days)): "days" if len(found.days) > 1 else "day",
         f"{used}": "Landsat days with clear pixels",
         _method(found): "method",
         f"{abs(found.grid.affine.a):g} m": f"pixels, {found.grid.shape.x} × {found.grid.shape.y}",
@@ -164,8 +168,9 @@ def _player(found: Summary) -> str:
         for at, levels in enumerate(frames):
             kinds = ("on " if first and at == 0 else "") + ("sheet" if first and at in sheet else "")
             images.append(
-                f'<img class="{kinds}" alt="{composite}, {found.shown[at]}" title="{found.shown[at]}" '
-                f'data-composite="{composite}" data-at="{at}" src="{_picture(levels)}">'
+                f'<figure class="{kinds}" data-composite="{composite}" data-at="{at}">'
+                f'<img alt="{composite}, {found.shown[at]}" src="{_picture(levels)}">'
+                f"<figcaption>{found.shown[at]}</figcaption></figure>"
             )
     marks = "".join(_mark(found, number, point) for number, point in enumerate(found.points, 1))
     options = "".join(f"<option>{escape(name)}</option>" for name in found.frames)
@@ -225,10 +230,10 @@ def _where(found: Summary) -> str:
 
 
 def _when(found: Summary) -> str:
-    figure, (axes,) = plots.figure_of(1, 9, 2.6)
+    figure, (axes,) = plots.figure_of(1, *CHART)
     fine = [a.day for a in found.acquisitions], [a.clear for a in found.acquisitions]
     plots.draw_calendar(axes, fine, _trimmed(*found.coarse), found.days)
-    axes.legend(fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+    axes.legend(fontsize=8, ncols=3, **plots.ABOVE)
     rows = [(str(a.day), f"{a.clear:.0%}", _sensors(a), str(len(a.scenes) or "")) for a in found.acquisitions]
     listed = _table(("day", "clear", "sensor", "scenes"), rows, 3)
     gap = _longest_gap(found)
@@ -262,7 +267,7 @@ def _longest_gap(found: Summary) -> int:
 
 
 def _quality(found: Summary) -> str:
-    figure, (axes,) = plots.figure_of(1, 9, 2.4)
+    figure, (axes,) = plots.figure_of(1, *CHART)
     plots.draw_kinds(axes, found.days, found.kinds)
     defined = _table((), [(kind, meaning) for kind, meaning in KINDS.items()], 2)
     drawn = []
@@ -283,7 +288,7 @@ def _quality(found: Summary) -> str:
 def _points(found: Summary) -> str:
     parts = []
     for number, point in enumerate(found.points, 1):
-        figure, (axes,) = plots.figure_of(1, 9, 2.2)
+        figure, (axes,) = plots.figure_of(1, *CHART)
         plots.draw_series(axes, *point.series)
         place = f"{point.latitude:.5f}, {point.longitude:.5f}; row {point.row}, column {point.column}; {point.why}"
         parts.append(f"<h3>Point {number}</h3><p>{escape(place)}</p>{_figure(figure)}")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
@@ -24,6 +25,8 @@ from stfgan_xr.overviews import Pyramid, clear_shares, days_of
 from stfgan_xr.rendering import COMPOSITES, Image, shade, stretch_of
 from stfgan_xr.sensors import is_clear
 
+ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "frameon": False}
+"""Where a legend hides nothing."""
 SCALE_BARS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 
 
@@ -128,9 +131,9 @@ def draw_series(axes: Axes, fused: xr.Dataset, observed: xr.DataArray, label: st
         low, high = mean - fused["half"], mean + fused["half"]
         axes.fill_between(time, low.values, high.values, alpha=0.2, linewidth=0, color=colour, label="95 %")
     axes.plot(time, mean.values, linewidth=1, label="fused", color=colour)
-    axes.plot(observed["time"].values, observed.values, "o", markersize=4, label="Landsat", color=colour)
+    axes.plot(observed["time"].values, observed.values, "o", markersize=3.5, label="Landsat, clear", color="0.1")
     axes.set_ylabel(label or f"{observed.name} reflectance")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, ncols=3, **ABOVE)
     return _dated(axes)
 
 
@@ -329,7 +332,7 @@ def footprints(
     """
     left, bottom, right, top = (value / 1000 for value in bounds)
     area = np.where(inside, 1.0, np.nan)
-    axes.imshow(area, extent=(left, right, bottom, top), cmap="autumn", alpha=0.6, interpolation="nearest")
+    axes.imshow(area, extent=(left, right, bottom, top), cmap=ListedColormap(["#c6dbef"]), interpolation="nearest")
     axes.plot([left, right, right, left, left], [bottom, bottom, top, top, bottom], ":", color="0.3", label="grid")
     for number, (label, corners) in enumerate(scenes.items()):
         axes.plot(*(corners / 1000).T, linewidth=1, color=f"C{number % 10}", label=label)
@@ -338,7 +341,7 @@ def footprints(
     axes.margins(0.05)
     axes.set_xlabel("east, km")
     axes.set_ylabel("north, km")
-    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return axes
 
 
@@ -361,7 +364,7 @@ def draw_kinds(axes: Axes, days: Sequence[date], kinds: Mapping[str, Sequence[fl
         below = below + np.asarray(shares)
     axes.set_ylabel("share of the area")
     axes.set_ylim(0, 1)
-    axes.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
+    axes.legend(fontsize=8, ncols=4, **ABOVE)
     return _dated(axes)
 
 

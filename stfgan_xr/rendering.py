@@ -42,7 +42,8 @@ def _ratio(above: Image, below: Image) -> Image:
 
 
 def _normalised(a: Image, b: Image) -> Image:
-    return _ratio(a - b, a + b)
+    """A normalised difference; the noise of dark water, where a reflectance is below zero, would leave -1 to 1."""
+    return np.clip(_ratio(a - b, a + b), -1, 1)
 
 
 def _evi(blue: Image, red: Image, nir: Image) -> Image:

@@ -391,10 +391,8 @@ def renderer(path: Path) -> Callable[[Sequence[Section]], str]:
     Raises
     ------
     InputError
-        If no document has that suffix, or the folder is not there.
+        If no document has that suffix.
     """
     if path.suffix not in RENDERERS:
         raise InputError(f"{path}: a report ends in {' or '.join(RENDERERS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}")
     return RENDERERS[path.suffix]

@@ -22,7 +22,7 @@ from stfgan_xr.errors import InputError
 from stfgan_xr.files import Folder
 from stfgan_xr.fusion import NO_AGE, Quality
 from stfgan_xr.grid import Window
-from stfgan_xr.overviews import Pyramid, clear_shares, days_of, open_pyramid
+from stfgan_xr.overviews import Pyramid, clear_shares, days_of, open_pyramid, spread_steps
 from stfgan_xr.plots import read_series
 from stfgan_xr.rendering import COMPOSITES, INDICES, Image, composites_of, index_of, indices_of, shade, stretch_of
 from stfgan_xr.scenes import Scene, read_scenes
@@ -298,15 +298,6 @@ class _Pictures:
     stretches: dict[str, tuple[float, float]]
 
 
-def spread_steps(count: int, most: int) -> list[int]:
-    """At most ``most`` of ``count`` steps, with the first and the last.
-
-    >>> spread_steps(31, 4), spread_steps(3, 4)
-    ([0, 10, 20, 30], [0, 1, 2])
-    """
-    return list(range(count)) if count <= most else [round(n * (count - 1) / (most - 1)) for n in range(most)]
-
-
 def _levels(image: Image, stretch: tuple[float, float]) -> Array:
     return np.asarray(shade(image, stretch) * 255, np.uint8)
 
@@ -347,7 +338,9 @@ def _pairs(
         values = _images(fused, list(rgb), at)
         return _levels(np.stack([values[band] for band in rgb]), stretch)
 
-    pairs = {"first and last day": (str(days[0]), image(0), str(days[-1]), image(len(days) - 1))}
+    pairs = {}
+    if len(days) > 1:
+        pairs["first and last day"] = str(days[0]), image(0), str(days[-1]), image(len(days) - 1)
     far = [n for n, age in enumerate(seen.ages) if days[n] in coarse_days and age >= FAR * max(seen.ages)]
     if far:
         cells = {n: modis[[*rgb, "qa"]].isel(time=coarse_days.index(days[n])).compute() for n in far}

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
-from bokeh.events import Tap
+from bokeh.events import DocumentReady, Tap
 from bokeh.layouts import column, row
 from bokeh.models import (
     BasicTicker,
@@ -32,7 +32,7 @@ from bokeh.models import (
     WheelZoomTool,
 )
 from bokeh.models.annotations import ColorBar
-from bokeh.models.widgets import Button, Div, Select, Slider
+from bokeh.models.widgets import Button, CategoricalSlider, Div, Select
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from bokeh.server.server import Server
@@ -57,7 +57,11 @@ PIXELS = 768
 KEPT_VIEWS = 4
 """Views of eight days that are kept: at most some 60 MiB each."""
 SETTLE_MILLISECONDS, FRAME_MILLISECONDS = 150, 400
+FINGER = "if (matchMedia('(pointer: coarse)').matches) for (const bar of bars) bar.active_drag = null"
+"""A finger scrolls the page, and does not get lost in a map; a tap on the tool lets it move the map."""
 NONE = "nothing"
+TEMPLATE = """{% block preamble %}<meta name="viewport" content="width=device-width, initial-scale=1">{% endblock %}"""
+"""Without it a phone draws the page as wide as a desk's and shrinks it."""
 PALETTE = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in Viridis256], np.uint8)
 
 
@@ -170,10 +174,12 @@ class Map:
 
     def __init__(self, layers: Mapping[str, Layer], ranges: tuple[Range1d, Range1d], grid: GeoBox, name: str) -> None:
         self.layers, self.image = layers, ColumnDataSource({"image": [], "x": [], "y": [], "dw": [], "dh": []})
-        self.chosen = Select(options=_options(layers), value=next(iter(layers)), name=f"layer-{name}", width=260)
+        self.chosen = Select(
+            title=f"{name} map", options=_options(layers), value=next(iter(layers)), name=f"layer-{name}", width=230
+        )
         self.figure = figure(
             x_range=ranges[0], y_range=ranges[1], tools="pan,reset,save", name=f"map-{name}",
-            aspect_ratio=float(grid.shape.x / grid.shape.y), sizing_mode="scale_width", min_width=280, max_width=900,
+            aspect_ratio=float(grid.shape.x / grid.shape.y), sizing_mode="scale_width", min_width=280, max_width=720,
             toolbar_location="above", x_axis_label="east, m", y_axis_label="north, m", output_backend="canvas",
         )  # fmt: skip
         wheel = WheelZoomTool()
@@ -185,7 +191,6 @@ class Map:
         self.figure.axis.formatter = BasicTickFormatter(use_scientific=False)
         self.figure.xaxis.ticker = BasicTicker(desired_num_ticks=3)  # few fit on a phone
         self.figure.title.text = ""  # type: ignore[union-attr]
-        self.layout = column(self.chosen, self.figure, sizing_mode="stretch_width", min_width=280)
 
     @property
     def layer(self) -> Layer | None:
@@ -226,14 +231,23 @@ class Page:
         other = {NONE: self.first, **self.layers}
         self.maps = Map(self.layers, ranges, self.grid, "left"), Map(other, ranges, self.grid, "right")
         self.marker = ColumnDataSource({"x": [], "y": []})
-        self.day = Slider(
-            start=0, end=max(len(self.first.days) - 1, 1), value=0, step=1, title="day", name="day", show_value=False,
-            sizing_mode="stretch_width",
-        )  # fmt: skip
-        self.play = Button(label="Play", name="play", width=80)
-        self.what = Select(options=_options(self.choices), value=next(iter(self.choices)), name="what", width=220)
+        self.names = [str(day) for day in self.first.days]
+        self.day = CategoricalSlider(
+            categories=self.names, value=self.names[0], title="day", name="day", sizing_mode="stretch_width"
+        )
+        self.play = Button(label="Play", name="play", width=80, align="end")
+        self.what = Select(
+            title="what is shown",
+            options=_options(self.choices),
+            value=next(iter(self.choices)),
+            name="what",
+            width=230,
+        )
         self.bar = Div(name="legend", sizing_mode="stretch_width")
-        self.text = Div(name="text", sizing_mode="stretch_width", text="Click on a map for a pixel's values.")
+        self.text = Div(
+            name="text",
+            sizing_mode="stretch_width",
+        )
         self.mapper = LinearColorMapper(palette=Viridis256, low=0, high=1)
         self.scale = ColorBar(
             color_mapper=self.mapper,
@@ -258,12 +272,17 @@ class Page:
         self.what.on_change("value", lambda attr, old, new: self.refresh(anew=True))
         self.play.on_click(self._play)
         wrap = {"flex-wrap": "wrap", "gap": "8px"}
-        head = row(self.play, self.what, sizing_mode="stretch_width", styles=wrap)
-        maps = row(*(part.layout for part in self.maps), sizing_mode="stretch_width", styles=wrap)
+        chosen = (part.chosen for part in self.maps)
+        several = len(self.names) > 1
+        head = row(*[self.play] * several, self.what, *chosen, sizing_mode="stretch_width", styles=wrap)
+        maps = row(*(part.figure for part in self.maps), sizing_mode="stretch_width", styles=wrap)
         series = column(self.text, self.chart, self.save, sizing_mode="stretch_width")
         edge = {"padding": "0 12px", "box-sizing": "border-box"}  # a slider's knob reaches beyond its line
-        page = column(head, self.day, maps, self.bar, series, sizing_mode="stretch_width", styles=edge)
+        page = column(head, *[self.day] * several, maps, self.bar, series, sizing_mode="stretch_width", styles=edge)
         self.document.add_root(page)
+        bars = [part.toolbar for part in (*(part.figure for part in self.maps), self.chart)]
+        self.document.js_on_event(DocumentReady, CustomJS(args={"bars": bars}, code=FINGER))
+        self.document.template = TEMPLATE  # type: ignore[assignment] # it takes texts too
         self.document.title = f"{self.first.name}, {len(self.first.days)} days"
         self.refresh()
 
@@ -278,10 +297,13 @@ class Page:
         self.chart.varea("time", "low", "high", source=self.interval, alpha=0.2, legend_label="95 %")
         for source, colour, label in zip(self.lines, ("#1f77b4", "#d62728"), ("left", "right"), strict=True):
             self.chart.line("time", "value", source=source, color=colour, line_width=2, legend_label=label)
+            self.chart.scatter("time", "value", source=source, color=colour, size=4)  # a day between gaps is no line
         self.chart.scatter("time", "value", source=self.points, color="black", size=6, legend_label="Landsat, clear")
         legend = self.chart.legend[0]
-        legend.orientation, legend.label_text_font_size = "horizontal", "8pt"
-        self.chart.add_layout(legend, "below")
+        legend.orientation, legend.label_text_font_size, legend.border_line_color = "horizontal", "8pt", None
+        self.chart.add_layout(legend, "above")
+        legend.spacing = 16
+        self.entries: list[Any] = list(legend.items)
         self.save = Button(label="Save as CSV", name="csv", width=120)
         code = """
         const rows = ["series,day,value"];
@@ -322,7 +344,10 @@ class Page:
             self.play.label = "Stop"
 
     def _next(self) -> None:
-        self.day.value = (int(self.day.value) + 1) % len(self.first.days)
+        self.day.value = self.names[(self._step() + 1) % len(self.names)]
+
+    def _step(self) -> int:
+        return self.names.index(str(self.day.value))
 
     def _tapped(self, event: Any) -> None:
         self.place = float(event.x), float(event.y)
@@ -347,7 +372,7 @@ class Page:
     def refresh(self, anew: bool = False) -> None:
         """Draw the maps of the day, and the series where what is shown is another."""
         started = time.monotonic()
-        day, label = self.first.days[min(int(self.day.value), len(self.first.days) - 1)], str(self.what.value)
+        day, label = self.first.days[self._step()], str(self.what.value)
         names = self.choices[label]
         stretch = self._stretch(label, names)
         for part in self.maps:
@@ -356,7 +381,6 @@ class Page:
                 self._draw(part, part.layer, day, label, names, stretch)
         self.mapper.update(low=stretch[0], high=stretch[1])
         self.scale.visible = not image_is_composite(label, names)
-        self.day.title = f"day {day}"
         self.bar.text = f"{label}, {day}: {1000 * (time.monotonic() - started):.0f} ms"
         if anew or len(self.lines[0].data["time"]) == 0:
             self._describe()
@@ -410,9 +434,16 @@ class Page:
             self._line(source, part, label, names)
         self._interval(label, names, at)
         self._points(label, names, at)
+        self._name_entries()
         self.chart.yaxis.axis_label = label
         self._fit()
         self.text.text = self._state()
+
+    def _name_entries(self) -> None:
+        """The legend names what is drawn, and nothing else."""
+        names = ("95 %", *(str(part.chosen.value) for part in self.maps), "Landsat, clear")
+        for entry, name, source in zip(self.entries, names, (self.interval, *self.lines, self.points), strict=True):
+            entry.label, entry.visible = {"value": name}, len(source.data["time"]) > 0
 
     def _fit(self) -> None:
         """The axis of values holds all that is drawn."""
@@ -460,17 +491,17 @@ class Page:
             return ""
         where = geom.point(*self.place, self.grid.crs).to_crs("EPSG:4326")
         longitude, latitude = where.coords[0]
-        step = min(int(self.day.value), len(self.first.days) - 1)
+        step = self._step()
         part = self.first.pyramid.cube[["qa", "days_before", "days_after"]].isel(time=step, y=at[0], x=at[1])
         qa = int(part["qa"].values)
         flags = ", ".join((flag.name or "").lower().replace("_", " ") for flag in Quality if qa & flag) or "predicted"
         ages = f"{_age(int(part['days_before'].values))} before, {_age(int(part['days_after'].values))} after"
         text = f"{latitude:.5f}, {longitude:.5f}; row {at[0]}, column {at[1]}; {self.first.days[step]}: {flags}; "
-        return escape(text + f"observations {ages}")
+        return escape(text + f"observations {ages}. Click on a map for another pixel.")
 
 
 def _age(days: int) -> str:
-    return "none" if days == NO_AGE else f"{days} days"
+    return "none" if days == NO_AGE else f"{days} day{'s' * (days != 1)}"
 
 
 def image_is_composite(label: str, names: Sequence[str]) -> bool:

@@ -22,7 +22,9 @@ def browsing(size: str) -> Iterator[tuple[Any, list[str]]]:
     width, height = SIZES[size]
     with playwright.sync_playwright() as started:
         chromium = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        context = chromium.new_context(viewport={"width": width, "height": height}, has_touch=size == "phone")
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, has_touch=size == "phone", is_mobile=size == "phone"
+        )
         page, complaints = context.new_page(), list[str]()
         page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -35,3 +37,16 @@ def browsing(size: str) -> Iterator[tuple[Any, list[str]]]:
 
 def _is_local(address: str) -> bool:
     return address.startswith(("data:", "blob:", "file:", "http://127.0.0.1", "http://localhost", "ws://"))
+
+
+def swipe(tab: Any, x: float, first: float, last: float) -> float:
+    """How far a finger that moves from one height to another scrolls a page."""
+    session, steps = tab.context.new_cdp_session(tab), 12
+    session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": first}]})
+    for step in range(1, steps + 1):
+        point = {"x": x, "y": first + (last - first) * step / steps}
+        session.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+        tab.wait_for_timeout(16)
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    tab.wait_for_timeout(500)
+    return float(tab.evaluate("scrollY"))

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +196,12 @@ def test_kill_in_the_middle_and_resume_gives_the_same_content(
     assert digest(out) == digest(finished)
 
 
-def test_sigterm_ends_with_143_and_can_be_resumed(finished: Path, catalog: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_ends_a_run_that_can_be_resumed(
+    finished: Path, catalog: str, tmp_path: Path, number: int, code: int, word: str
+) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "pipelines.fuse", *arguments(catalog, out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -203,10 +209,10 @@ def test_sigterm_ends_with_143_and_can_be_resumed(finished: Path, catalog: str, 
     while not (out / "landsat.zarr").exists():
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.terminate()
+    process.send_signal(number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 143
-    assert err.strip().splitlines()[-1] == "error: terminated; the same command resumes"
+    assert process.returncode == code
+    assert err.strip().splitlines()[-1] == f"error: {word}; the same command resumes"
     subprocess.run(command, check=True, timeout=100, stderr=subprocess.DEVNULL)
     assert digest(out) == digest(finished)
 
@@ -300,6 +306,26 @@ def test_plan_writes_no_cube(catalog: str, tmp_path: Path, run: Callable[..., tu
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("module", "given"),
+    [
+        ("fuse", ("--catalog", "demo", "--dates", "2020-03-01")),
+        ("cubes", ("--catalog", "demo", "--dates", "2020-03-01")),
+        ("export", ("run",)),
+        ("demo", ()),
+        ("train", ("--cube", "run")),
+    ],
+)
+def test_a_folder_below_a_file_is_refused_first(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]], module: str, given: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_text("")
+    command = import_module(f"pipelines.{module}").command
+    code, out, err = run(*given, "--out", str(tmp_path / "file" / "run"), command=command)
+    assert (code, out) == (2, "")
+    assert f"{tmp_path / 'file'} is a file; choose a folder" in err
+
+
 LINE = {"type": "LineString", "coordinates": [[114, 22], [115, 23]]}
 MARS = {"type": "Polygon", "coordinates": [[[500, 22], [501, 22], [501, 23], [500, 22]]]}
 ELSEWHERE = {"type": "Polygon", "coordinates": [[[10, 50], [10.01, 50], [10.01, 50.01], [10, 50]]]}
@@ -359,13 +385,3 @@ def test_bad_input_is_one_line_and_the_right_code(
     assert named in last
     assert all(line.strip().startswith(("searching ", "found ")) for line in before), err
     assert not (tmp_path / "run" / "fused.zarr").exists()
-
-
-def test_help_fits_eighty_columns(run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    finished = subprocess.run(
-        [sys.executable, "-m", "pipelines.fuse", "--help"], capture_output=True, text=True, check=True,
-        env=os.environ | {"COLUMNS": "80", "NO_COLOR": "1"},
-    )  # fmt: skip
-    assert "--aoi" in finished.stdout
-    assert max(map(len, finished.stdout.splitlines())) <= 80

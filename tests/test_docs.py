@@ -16,6 +16,9 @@ import pytest
 import typer
 from typer.main import get_command
 
+from benchmarks import pictures
+from pipelines.__main__ import listed
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -50,12 +53,21 @@ def options(module: str) -> set[str]:
     return {name for parameter in get_command(app).params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
+def listed_options() -> set[str]:
+    """The options of all commands as one program."""
+    return {name for parameter in get_command(listed()).params for name in parameter.opts}
+
+
 @pytest.mark.parametrize(("page", "line", "text"), SHELL, ids=lambda value: str(value)[:20])
 def test_commands_and_their_options_are_there(page: str, line: int, text: str) -> None:
     for command in text.replace("\\\n", " ").splitlines():
         words = shlex.split(command, comments=True)
-        if words[:2] == ["python", "-m"]:
-            known = options(words[2])
+        if words[:1] == ["stfgan-xr"] and not words[1].startswith("--"):
+            words = ["python", "-m", f"pipelines.{words[1]}", *words[2:]]
+        if words[:1] == ["stfgan-xr"]:
+            assert set(words[1:]) <= listed_options(), command
+        elif words[:2] == ["python", "-m"]:
+            known = options(words[2]) | {"--help"}
             assert {word.partition("=")[0] for word in words[3:] if word.startswith("--")} <= known, command
         elif words[:1] == ["make"]:
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
@@ -63,13 +75,31 @@ def test_commands_and_their_options_are_there(page: str, line: int, text: str) -
 
 def test_options_that_are_named_in_the_text_are_there() -> None:
     modules = [f"pipelines.{path.stem}" for path in (ROOT / "pipelines").glob("*.py")]
-    known = {"--help"}
+    known = {"--help"} | listed_options()
     for module in modules:
         if hasattr(import_module(module), "command"):
             known |= options(module)
     for path in PAGES:
         named = set(re.findall(r"`(--[a-z-]+)", path.read_text(encoding="utf-8")))
         assert named <= known, f"{path.name}: {named - known}"
+
+
+def test_the_pictures_of_the_concepts_can_be_drawn_again(finished: Path, tmp_path: Path) -> None:
+    pictures.command(finished, tmp_path)
+    drawn = {path.name for path in tmp_path.iterdir()}
+    named = set(re.findall(r"\]\((\w+\.jpg)\)", (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")))
+    assert drawn == named
+    assert all((ROOT / "docs" / name).is_file() for name in named)
+
+
+def test_messages_that_are_explained_are_said() -> None:
+    source = "".join(path.read_text() for name in ("stfgan_xr", "pipelines") for path in (ROOT / name).rglob("*.py"))
+    said = re.sub(r'"\s*\+?\s*f?"', "", source)
+    explained = re.findall(r"\*\*`([^`]+)`", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"))
+    assert len(explained) > 20
+    for message in explained:
+        for part in message.removeprefix("no ").split("..."):
+            assert part.strip() in said, message
 
 
 def test_toml_is_toml() -> None:

@@ -71,7 +71,7 @@ def test_the_cuda_of_conda_is_that_of_the_extra() -> None:
     assert extra("cuda")["dask-cuda"].extras == {"cu13"}
 
 
-@pytest.mark.parametrize("group", ["dependencies", "dev", "docs", "cluster", "notebook"])
+@pytest.mark.parametrize("group", ["dependencies", "dev", "docs", "cluster", "film", "notebook"])
 def test_the_constraints_pin_every_dependency_within_its_range(group: str) -> None:
     wanted = declared() if group == "dependencies" else extra(group)
     pins = constraints()

@@ -31,8 +31,10 @@ from stfgan_xr.aoi import read_aoi
 from stfgan_xr.files import as_folder
 from stfgan_xr.fusion import Quality
 from stfgan_xr.grid import Window
+from stfgan_xr.overviews import open_pyramid
 from stfgan_xr.region import Region
 from stfgan_xr.sensors import BANDS, FILL
+from tests.browser import browsing
 from tests.synthetic import grid
 
 KEYS = {"reflectance": BANDS, "qa": ("qa",), "ages": ("days_before", "days_after")}
@@ -46,7 +48,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
         before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(SystemExit) as stop:
-            main(command.command)
+            main(command.command, command.AFTER)
         signal.signal(signal.SIGTERM, before)
         seen = capsys.readouterr()
         return int(stop.value.code or 0), seen.out, seen.err
@@ -234,12 +236,59 @@ def test_a_film_has_a_frame_a_day(finished: Path, tmp_path: Path, call: Callable
     assert call(finished, "--out", tmp_path / "out", "--format", "gif")[0] == 0
     with Image.open(tmp_path / "out" / "run.gif") as film:
         assert film.n_frames == 8
-        assert film.size == (384, 384)
+        assert film.size == (640, 640)
         frames = []
         for number in (0, 7):
             film.seek(number)
             frames.append(np.asarray(film.convert("RGB"), float))
     assert np.abs(frames[0] - frames[1]).mean() > 1
+
+
+def test_an_mp4_holds_the_pictures_and_plays_in_a_browser(
+    finished: Path, tmp_path: Path, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    av = pytest.importorskip("av", reason="PyAV is not installed ([film])")
+    assert call(finished, "--out", tmp_path / "out", "--format", "mp4")[0] == 0
+    path = tmp_path / "out" / "run.mp4"
+    run = as_folder(finished)
+    subset = export.select(run)
+    pictures = list(export.frames(open_pyramid(run, "fused"), subset.steps, subset.window, export.MP4_PIXELS))
+    with av.open(str(path)) as film:
+        shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(shown) == len(pictures) == 8
+    assert shown[0].shape == (1024, 1024, 3)
+    off = [
+        np.abs(image.astype(float) - np.asarray(picture)).mean() for image, picture in zip(shown, pictures, strict=True)
+    ]
+    assert max(off) < 5
+    assert np.abs(np.asarray(pictures[0], float) - np.asarray(pictures[7], float)).mean() > 2 * max(off)
+    page = tmp_path / "page.html"
+    page.write_text(f'<!doctype html><link rel="icon" href="data:,"><video src="{path.as_uri()}"></video>')
+    with browsing("desktop") as (tab, complaints):
+        tab.goto(page.as_uri())
+        tab.wait_for_function("document.querySelector('video').readyState >= 2")
+        facts = "(v => [v.videoWidth, v.videoHeight, v.duration])(document.querySelector('video'))"
+        assert tab.evaluate(facts) == [1024, 1024, pytest.approx(3.2, abs=0.05)]
+        assert complaints == []
+
+
+def test_a_film_of_odd_sizes_is_made_even(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="PyAV is not installed ([film])")
+    export.write_mp4((Image.new("RGB", (33, 17), colour) for colour in ("red", "blue")), tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "a.mp4")) as film:
+        first, second = (frame.to_ndarray(format="rgb24")[:16, :32] for frame in film.decode(video=0))
+    np.testing.assert_allclose(first.mean((0, 1)), (255, 0, 0), atol=12)
+    np.testing.assert_allclose(second.mean((0, 1)), (0, 0, 255), atol=12)
+
+
+def test_without_its_library_mp4_is_refused(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    code, _, err = call(finished, "--out", tmp_path / "out", "--format", "mp4")
+    assert code == 2
+    assert "MP4 needs PyAV: pip install 'stfgan_xr[film]'" in err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -248,7 +297,7 @@ def test_a_film_has_a_frame_a_day(finished: Path, tmp_path: Path, call: Callable
         (("--dates", "2021-01-01"), "has no 2021-01-01; it holds 2020-03-01 to 2020-03-08"),
         (("--bands", "red,thermal"), "has no thermal; it holds blue"),
         (("--aoi", "10,10,11,11"), "lies outside of"),
-        (("--format", "shapefile"), "choose from cog, netcdf, gif"),
+        (("--format", "shapefile"), "choose from cog, netcdf, gif, mp4"),
     ],
 )
 def test_what_is_not_there_is_named(
@@ -258,6 +307,36 @@ def test_what_is_not_there_is_named(
     assert code == 2
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["cog", "netcdf"])
+def test_what_was_interrupted_is_overwritten(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., tuple[int, str, str]],
+    kind: str,
+) -> None:
+    read, days = export.Subset.read, iter(range(100))
+
+    def interrupted(do: Callable[..., Any]) -> Callable[..., Any]:
+        def late(*arguments: Any) -> Any:
+            if next(days) > 3:
+                raise KeyboardInterrupt
+            return do(*arguments)
+
+        return late
+
+    monkeypatch.setattr(export.Subset, "read", interrupted(read))
+    options = ("--out", tmp_path / "out", "--format", kind, "--dates", "2020-03-01/2020-03-08/P2D")
+    code, _, err = call(finished, *options)
+    assert code == 130
+    assert "start again with --overwrite" in err
+    assert list((tmp_path / "out").iterdir())
+    monkeypatch.setattr(export.Subset, "read", read)
+    assert call(finished, *options)[0] == 2
+    assert call(finished, *options, "--overwrite")[0] == 0
+    assert not [path for path in (tmp_path / "out").rglob("*") if "partial" in path.name]
 
 
 def test_only_an_export_is_overwritten(
@@ -280,5 +359,12 @@ def test_only_an_export_is_overwritten(
     assert "holds thesis.nc, which is no export of this run" in err
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     (folder / "thesis.nc").unlink()
+    assert call(finished, "--out", folder, "--overwrite", "--dates", "2020-03-01")[0] == 0
+    (image,) = folder.rglob("*_qa.tif")
+    image.with_name(f"{image.name}.aux.xml").write_text("statistics that QGIS left")
+    noted = folder / finished.name / "notes.txt"
+    noted.write_text("years of work")
+    assert call(finished, "--out", folder, "--overwrite", "--dates", "2020-03-01")[0] == 2
+    noted.unlink()
     assert call(finished, "--out", folder, "--overwrite", "--dates", "2020-03-01")[0] == 0
     assert {path.name for path in folder.iterdir()} == {"catalog.json", finished.name}

@@ -185,5 +185,8 @@ def test_a_store_that_is_not_there_is_an_error(objects: Objects, monkeypatch: py
 
 def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(InputError, match="is a file; choose a folder"):
+    with pytest.raises(InputError, match=r"--out \S+/run: is a file; choose a folder"):
         as_folder(tmp_path / "run").check()
+    with pytest.raises(InputError, match=r"--out \S+/run/a/b: \S+/run is a file; choose a folder"):
+        as_folder(tmp_path / "run" / "a" / "b").check()
+    as_folder(tmp_path / "absent" / "b").check()

@@ -351,7 +351,9 @@ def test_the_command_lists_every_catalog_with_its_login(
     assert run(monkeypatch=monkeypatch) == 0
     shown = capsys.readouterr().out
     assert all(f"login {name}: " in shown for name in known_catalogs())
-    assert max(map(len, shown.splitlines())) <= 80
+    listed = [line for line in shown.splitlines() if not line.startswith("login ")]
+    assert {line.split()[0] for line in listed[1:] if not line.startswith(" ")} == set(known_catalogs())
+    assert max(map(len, listed)) <= 80
 
 
 @pytest.mark.parametrize("arguments", [["inspect"], ["inspect", "absent.json"], ["dance"], ["inspect", "text.json"]])

@@ -83,7 +83,7 @@ WITHIN = {
 ONLY = {
     "obstore": {"files"}, "pystac": {"catalog", "stac"}, "pystac_client": {"catalog"}, "rasterio": {"rasters", "cogs"}, "h5py": {"hdf5"},
     "zarr": {"store"},
-    "safetensors": {"checkpoint"}, "stackstac": {"load"}, "matplotlib": {"plots"}, "bokeh": {"viewer"},
+    "av": {"export"}, "safetensors": {"checkpoint"}, "stackstac": {"load"}, "matplotlib": {"plots"}, "bokeh": {"viewer"},
     "distributed": {"cluster", "deployments"}, "dask_cuda": set(), "dask_jobqueue": set(), "dask_gateway": set(), "dask_kubernetes": set(),
     "torch": {"predictors", "cluster", "samples", "learning", "gate", "training"},
     "typer": set(), "rich": set(), "click": set(),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.viewer import make
 from stfgan_xr import overviews, store
 from stfgan_xr.cluster import run
 from stfgan_xr.files import as_folder
@@ -109,3 +110,12 @@ def test_clear_shares_are_those_of_the_area(folder: Path) -> None:
     near = overviews.clear_shares(overviews.open_pyramid(as_folder(folder), "landsat"))
     sampled, area = clear[:, 2::4, 2::4][:, 2::4, 2::4], inside[8::16, 8::16]
     np.testing.assert_allclose(near, [float(day[area].mean()) for day in sampled])
+
+
+def test_the_cube_of_the_benchmark_is_one_block_everywhere(tmp_path: Path) -> None:
+    make(tmp_path, 2048, 2)
+    pyramid = overviews.open_pyramid(as_folder(tmp_path), "fused")
+    assert sorted(pyramid.levels) == [1, 4]
+    red = pyramid.cube.red.values
+    np.testing.assert_array_equal(red, np.tile(red[:, :1024, :1024], (1, 2, 2)))
+    assert pyramid.view(["red"], slice(0, 1)).values["red"].shape == (1, 512, 512)

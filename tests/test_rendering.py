@@ -36,6 +36,11 @@ def test_an_index_without_a_positive_denominator_is_nothing() -> None:
     assert np.isnan(found).tolist() == [True, True, False]
 
 
+def test_a_normalised_difference_stays_within_one_where_noise_is_below_zero() -> None:
+    water = {"red": np.array([0.012, -0.001], "float32"), "nir": np.array([-0.011, 0.002], "float32")}
+    assert index_of("ndvi", water).tolist() == [-1.0, 1.0]  # by the formula alone -23 and 3
+
+
 def test_indices_are_offered_by_bands_and_refused_by_name() -> None:
     assert indices_of(BANDS) == tuple(INDICES)
     assert indices_of(["green", "nir"]) == ("ndwi",)

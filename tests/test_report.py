@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,17 @@ import pytest
 import xarray as xr
 
 from pipelines import summary as command
-from stfgan_xr import open_cube, pages, simulate, store, summary
+from pipelines.console import main
+from stfgan_xr import open_cube, pages, simulate, store, summary, viewer
 from stfgan_xr.files import as_folder
 from stfgan_xr.fusion import Quality
+from stfgan_xr.grid import Window
+from stfgan_xr.overviews import Pyramid
 from stfgan_xr.rendering import index_of
 from stfgan_xr.sensors import is_clear
 from tests.browser import SIZES, browsing
+from tests.conftest import CREDENTIALS
+from tests.object_server import Objects
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +135,8 @@ def test_a_finished_run_without_a_report_gets_one(
     finished: Path, demo_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
-    import sys
 
     from pipelines import fuse
-    from pipelines.console import main
 
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -142,6 +146,19 @@ def test_a_finished_run_without_a_report_gets_one(
         main(fuse.command)
     assert not stop.value.code
     assert (run / "report.html").is_file()
+
+
+def test_the_only_day_is_not_compared_with_itself(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = summary.open_pyramid
+
+    def one_day(run: object, name: str) -> Pyramid:
+        cube = whole(run, name).cube  # type: ignore[arg-type]
+        return Pyramid({1: cube.isel(time=slice(2, 3)) if name == "fused" else cube})
+
+    monkeypatch.setattr(summary, "open_pyramid", one_day)
+    found = summary.summarise(as_folder(finished))
+    assert list(found.pairs) == ["what MODIS saw, and what was fused"]
+    assert "<b>1</b><span>day</span>" in pages.to_html(found)
 
 
 def test_one_file_that_needs_nothing_else_and_is_the_same_each_time(page: str, found: summary.Summary) -> None:
@@ -185,7 +202,7 @@ def test_in_a_browser(page: str, tmp_path: Path, size: str) -> None:
         tab.goto(path.as_uri())
         assert tab.title().startswith("Daily Landsat-like images, 8 days")
         assert tab.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
-        shown = ".player img.on"
+        shown = ".player figure.on img"
         first = tab.get_attribute(shown, "src")
         tab.locator(".player input").fill("5")
         assert tab.inner_text(".player output") == "2020-03-06"
@@ -198,10 +215,50 @@ def test_in_a_browser(page: str, tmp_path: Path, size: str) -> None:
         tab.click(".player button")
         tab.locator(".swipe input").first.fill("20")
         assert tab.evaluate("document.querySelector('.swipe').style.getPropertyValue('--at')") == "20%"
+        tab.locator(".swipe").first.scroll_into_view_if_needed()
+        box = tab.locator(".swipe").first.bounding_box()
+        middle = box["y"] + box["height"] / 2
+        tab.mouse.move(box["x"] + 0.3 * box["width"], middle)
+        tab.mouse.down()
+        tab.mouse.move(box["x"] + 0.7 * box["width"], middle, steps=8)
+        tab.mouse.up()
+        assert tab.evaluate("document.querySelector('.swipe').style.getPropertyValue('--at')") == "70%"
         natural = "Array.from(document.images).every(i => i.complete && i.naturalWidth > 0)"
         assert tab.evaluate(natural)
         tab.screenshot(path=tmp_path / f"{size}.png", full_page=True)
         tab.emulate_media(media="print")
-        assert tab.locator(".player img.sheet").first.is_visible()
+        assert tab.locator(".player figure.sheet figcaption").first.is_visible()
         assert not tab.locator(".player button").is_visible()
+        assert not tab.locator("details table").is_visible()
+        tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert tab.locator("details table").is_visible()
+        tab.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert not tab.locator("details table").is_visible()
         assert complaints == []
+
+
+def test_a_run_in_an_object_store_is_reported_and_browsed(
+    finished: Path,
+    tmp_path: Path,
+    objects: Objects,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for path in finished.rglob("*"):
+        if path.is_file():
+            objects.stored[f"runs/run/{path.relative_to(finished)}"] = path.read_bytes()
+    there, here = as_folder("s3://bucket/runs/run"), tmp_path / "seen.html"
+    command.write_report(there)
+    assert f"python -m pipelines.summary {there} --out report.html" in capsys.readouterr().out
+    stored = objects.stored["runs/run/report.html"].decode()
+    monkeypatch.setattr(sys, "argv", ["summary", str(there), "--out", str(here)])
+    with pytest.raises(SystemExit) as stop:
+        main(command.command)
+    assert not stop.value.code
+    assert here.read_text() == stored
+    monkeypatch.setattr(command, "size_on_disk", lambda folder: None)
+    assert stored.replace(str(there), str(finished)) == command.make_report(as_folder(finished))
+    assert not any(secret in stored for secret in CREDENTIALS.values())
+    shown, local = (viewer.Frames().view(viewer.layers_of([run])[0], ("nir",), 3, Window(0, 40, 0, 40))[0]["nir"]
+                    for run in (there, as_folder(finished)))  # fmt: skip
+    np.testing.assert_array_equal(shown, local)

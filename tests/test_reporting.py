@@ -182,7 +182,7 @@ def test_a_case_against_the_truth_lies_between_the_days_nearest_to_it() -> None:
     assert (case.before, case.after) == (day(3), None)
 
 
-@pytest.mark.parametrize("name", ["scores.pdf", "scores", "absent/scores.md"])
+@pytest.mark.parametrize("name", ["scores.pdf", "scores"])
 def test_a_report_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path: Path, name: str) -> None:
     with pytest.raises(errors.InputError, match=r"scores"):
         reporting.renderer(tmp_path / name)

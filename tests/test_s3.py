@@ -157,6 +157,14 @@ def test_a_run_in_a_bucket_is_the_run_of_a_folder(out: str, demo_world: Path, fi
     other = fuse(demo_world, out, "--bracket-days", "30")
     assert other.returncode == 2
     assert "bracket_days was 64, now 30" in other.stderr
+    reported = command("summary", out)
+    assert reported.returncode == 0, reported.stderr
+    assert b"Daily Landsat-like images, 8 days" in (folder.read("report.html") or b"")
+    assert b"AWS_" not in (folder.read("report.html") or b"")
+    exported = command(
+        "export", out, "--out", str(tmp_path / "films"), "--format", "gif", "--dates", "2020-03-01/2020-03-02"
+    )
+    assert exported.returncode == 0, exported.stderr
     scored = command("evaluate", out, "--method", "delta")
     assert scored.returncode == 0, scored.stderr
     assert "Means against the truth" in scored.stdout

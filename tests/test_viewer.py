@@ -20,7 +20,7 @@ from stfgan_xr.files import as_folder
 from stfgan_xr.grid import Window
 from stfgan_xr.overviews import Pyramid
 from stfgan_xr.rendering import index_of
-from tests.browser import SIZES, browsing
+from tests.browser import SIZES, browsing, swipe
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ LONG = 60_000
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("size", ["desktop", pytest.param("phone", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", SIZES)
 def test_in_a_browser(address: str, finished: Path, tmp_path: Path, size: str) -> None:
     cube: xr.Dataset = open_cube(finished / "fused.zarr")
     with browsing(size) as (tab, complaints):
@@ -117,6 +117,11 @@ def test_in_a_browser(address: str, finished: Path, tmp_path: Path, size: str) -
         tab.wait_for_selector(".bk-Figure canvas")
         tab.wait_for_selector("text=true colour, 2020-03-01")
         assert tab.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
+        if size == "phone":
+            box = tab.locator(".bk-Figure canvas").first.bounding_box()
+            middle = box["y"] + box["height"] / 2
+            assert swipe(tab, box["x"] + box["width"] / 2, middle, middle - 200) > 50
+            tab.evaluate("scrollTo(0, 0)")
         tab.locator(".noUi-handle").first.press("ArrowRight")
         tab.wait_for_selector("text=true colour, 2020-03-02")
         tab.locator("select").nth(0).select_option("NDVI")

@@ -8,8 +8,8 @@ for (const player of document.querySelectorAll(".player")) {
   let timer = null;
   const show = () => {
     const at = Number(slider.value);
-    for (const image of player.querySelectorAll("img")) {
-      image.classList.toggle("on", image.dataset.composite === select.value && Number(image.dataset.at) === at);
+    for (const figure of player.querySelectorAll("figure")) {
+      figure.classList.toggle("on", figure.dataset.composite === select.value && Number(figure.dataset.at) === at);
     }
     output.textContent = days[at];
   };
@@ -34,11 +34,21 @@ for (const swipe of document.querySelectorAll(".swipe")) {
   const slider = swipe.querySelector("input");
   const move = () => swipe.style.setProperty("--at", slider.value + "%");
   slider.addEventListener("input", move);
-  swipe.addEventListener("pointermove", (event) => {
-    if (event.pointerType === "mouse" && event.buttons === 0) return;
+  const follow = (event) => {
+    if (event.buttons === 0) return;
     const box = swipe.getBoundingClientRect();
     slider.value = (100 * (event.clientX - box.left)) / box.width;
     move();
-  });
+  };
+  swipe.addEventListener("pointerdown", follow);
+  swipe.addEventListener("pointermove", follow);
   move();
 }
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  for (const one of closed) one.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const one of closed) one.open = false;
+});
