@@ -37,6 +37,8 @@ docs: $(STAMP)
 	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
 
 bench: $(STAMP)
+	$(PY) -m benchmarks.engine
+	$(PY) -m benchmarks.plans
 	$(PY) -m benchmarks.memory --size 512 --days 31
 	$(PY) -m benchmarks.gpu
 

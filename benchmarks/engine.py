@@ -11,9 +11,11 @@ mean nothing unless two cores are idle. What is measured against:
 
 from __future__ import annotations
 
+import cProfile
 import itertools
 import json
 import platform
+import pstats
 import resource
 import tempfile
 import time
@@ -308,6 +310,40 @@ def pipeline(folder: Path, quick: bool) -> dict[str, float]:
     return found | {"bytes_a_pixel_and_day": sum(shards) / fusing.work / 1e6}
 
 
+STAGES = {
+    "brackets: reading, decoding, composites": ("brackets.py", ("intervals",)),
+    "generators, the fine half, once an interval": ("networks.py", ("share",)),
+    "generators, each day": ("networks.py", ("finish",)),
+    "anchor, once an interval": ("progress.py", ("of",)),
+    "anchor, each day": ("stages.py", ("anchor", "corrected")),
+    "packing and flags": ("fusion.py", ("paint",)),
+    "digest": ("blocks.py", ("digest",)),
+    "encoding and writing": ("blocks.py", ("write_block",)),
+}
+"""Where to look for the parts of a block's time: file and functions."""
+
+
+def profile(folder: Path, quick: bool) -> dict[str, Any]:
+    """Shares of the time of blocks of sixteen days, delta's and with the shipped weights."""
+    size = 128 if quick else 512
+    place = Place.make(folder, size, EVERY + 1)
+    found = {}
+    for method in ("delta", "stfgan"):
+        fusing, watch = place.tasks("fused", make(method, BANDS), size, place.days[:-1]), cProfile.Profile(processor)
+        watch.enable()
+        fusing()
+        watch.disable()
+        lines: dict[Any, Any] = pstats.Stats(watch).stats  # type: ignore[attr-defined]
+        total = sum(line[2] for line in lines.values())
+        shares = {
+            stage: sum(line[3] for key, line in lines.items() if key[0].endswith(file) and key[2] in names) / total
+            for stage, (file, names) in STAGES.items()
+        }
+        shares["encoding and writing"] -= shares["digest"]
+        found[method] = shares | {"all else": 1 - sum(shares.values())}
+    return {"profile": found}
+
+
 def delta(folder: Path, quick: bool) -> dict[str, float]:
     """Delta from cubes on disk to a complete cube, against the codec alone."""
     size, count, tile = (256, 32, 128) if quick else (1024, 128, 1024)
@@ -430,11 +466,12 @@ def _warped(scenes: Sequence[Any], grid: Any) -> None:
 
 # ---------------------------------------------------------------- all of it
 
-PARTS: dict[str, Callable[[Path, bool], dict[str, float]]] = {
+PARTS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "network": network,
     "sharing": lambda _, quick: sharing(quick),
     "halos": halos,
     "pipeline": pipeline,
+    "profile": profile,
     "delta": delta,
     "flat": flat,
     "processes": processes,
@@ -478,6 +515,12 @@ def page(figures: dict[str, Any], plans: dict[str, Any]) -> str:
     for name, text, wanted in HEADLINES:
         value = f"{figures[name]:.2f}" if name in figures else "not measured"
         lines.append(f"| `{name}`: {text} | {value} | {wanted} |")
+    if "profile" in figures:
+        lines += ["", "## Where the time goes", "| one block of sixteen days | delta | stfgan |", "|---|---|---|"]
+        shares = figures["profile"]
+        lines += [
+            f"| {stage} | {shares['delta'][stage]:.0%} | {shares['stfgan'][stage]:.0%} |" for stage in shares["delta"]
+        ]
     lines += _costs(figures)
     if plans:
         lines += ["", "## Plans", "| run | blocks | plan, s | a task, ms | peak, MiB |", "|---|---|---|---|---|"]

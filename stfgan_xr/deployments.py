@@ -40,6 +40,8 @@ PATIENCE = 60.0
 """Seconds in which a scheduler that is there already must have a worker; queues may take longer."""
 REMINDER = 60.0
 """Seconds after which it is said again that no worker has come."""
+BLOCKS_A_GPU = 2
+"""Threads of a worker with a GPU: while one block is in the network another one is read or written."""
 REPLACED = 10.0
 """Seconds after which it is looked whether workers of this machine are gone for good."""
 TELLING = 10
@@ -97,9 +99,10 @@ def start(kind: str, workers: int) -> Any:
 
 
 def _cuda() -> Any:
+    """One worker a GPU."""
     module = _library("dask_cuda", "cuda", "cuda")
     try:
-        return module.LocalCUDACluster()
+        return module.LocalCUDACluster(threads_per_worker=BLOCKS_A_GPU)
     except Exception as error:  # pynvml raises its own types where there is no driver
         raise InputError(
             f"--cluster cuda: no usable NVIDIA driver ({type(error).__name__}); use --cluster local"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from dask.delayed import delayed
+from distributed import LocalCluster
 from distributed.comm.core import CommClosedError
 
 from pipelines import cubes
@@ -79,6 +80,20 @@ def test_a_local_cluster_writes_the_same_cube_and_passes_errors_on(tmp_path: Pat
     lazy = fusion.fuse(scene.landsat, scene.modis, make("delta", scene.bands), [day(n) for n in range(8, 24)])
     xr.testing.assert_equal(store.open_cube(tmp_path / "two.zarr").load(), lazy.compute())
     assert np.isfinite(lazy.red.values).any()
+
+
+def test_two_blocks_at_once_in_a_worker_are_those_of_one_after_the_other(tmp_path: Path) -> None:
+    scene = Scene(height=128, width=128, bands=("red", "nir"))
+    landsat, modis, targets = scene.landsat, scene.modis, [day(n) for n in range(8, 16)]
+    job = fusion.plan(landsat, modis, make("stfgan", scene.bands), targets, tile=64, run=4)
+    digests = []
+    for threads in (1, deployments.BLOCKS_A_GPU):
+        path = tmp_path / f"{threads}.zarr"
+        with LocalCluster(n_workers=1, threads_per_worker=threads, dashboard_address=":0") as workers:
+            client = workers.get_client()
+            list(cluster.run(job.write_tasks(path, store.prepare(path, job.layout, {})), client))
+        digests.append(store.seal(path)["sha256"])
+    assert digests[0] == digests[1]
 
 
 # ---------------------------------------------------------------- tasks that fail
