@@ -125,7 +125,12 @@ _LED = re.compile(rf"{_HEADERS}: HTTP/\S+ 30[12378]")
 def _listen(logger: logging.Logger) -> None:
     """Note what GDAL could not read or read elsewhere, whatever the user wants to see of it: it is only logged."""
     enabled, handle = logger.isEnabledFor, logger.handle
-    least = logging.DEBUG if logger.name in ("rasterio._env", "rasterio._err") else logging.WARNING
+    tells_headers = logger.name in ("rasterio._env", "rasterio._err")
+
+    def is_heard(level: int) -> bool:
+        # What else is told below a warning, such as each setting of GDAL, costs a tenth of the reading of small images.
+        least = logging.DEBUG if tells_headers and getattr(_heard, "headers", False) else logging.WARNING
+        return level >= least or enabled(level)
 
     def note(record: logging.LogRecord) -> None:
         text = record.getMessage()
@@ -137,7 +142,7 @@ def _listen(logger: logging.Logger) -> None:
         if asked and enabled(record.levelno):
             handle(record)
 
-    vars(logger).update(isEnabledFor=lambda level: level >= least or enabled(level), handle=note)
+    vars(logger).update(isEnabledFor=is_heard, handle=note)
 
 
 for _name in ("rasterio", *(f"rasterio.{p}" for p in ("_base", "_env", "_err", "_io", "_warp", "env", "session"))):
@@ -181,8 +186,12 @@ def _environment(url: str, again: bool, place: Place = NOWHERE) -> Iterator[None
         chosen["CPL_VSIL_CURL_NON_CACHED"] = "/vsicurl/:/vsis3/"
         # Ranges that GDAL asks for side by side are not retried one by one.
         chosen["GDAL_HTTP_MULTIRANGE"] = "SERIAL"
-    with rasterio.Env(**chosen):
-        yield
+    _heard.headers = url.startswith("http")
+    try:
+        with rasterio.Env(**chosen):
+            yield
+    finally:
+        _heard.headers = False
 
 
 def _credentials(url: str, place: Place) -> dict[str, str]:

@@ -124,14 +124,15 @@ def test_an_unknown_kind_of_log_is_refused(catalog: str, tmp_path: Path, run: Co
 # ---------------------------------------------------------------- a cube whose days come in any order
 
 
-def _cube(path: store.Where, days: list[int], void: tuple[int, ...] = ()) -> None:
+def _cube(path: store.Where, days: list[int], void: tuple[int, ...] = (), sealed: bool = True) -> None:
     variables = store.observation_variables(("red",))
     layout = store.Layout(grid(32, 32), tuple(day(n) for n in days), variables, 32, 1)
     for block in store.prepare(path, replace(layout, void=tuple(day(n) for n in void)), {}):
         number = days[block.first]
         values = np.full((1, 32, 32), number, "int16")
         store.write_block(path, layout, block, {"red": values, "qa": values.astype("uint16")})
-    store.seal(path)
+    if sealed:
+        store.seal(path)
 
 
 def test_late_days_are_read_in_order_and_void_ones_not_at_all(folder: Folder) -> None:
@@ -159,7 +160,29 @@ def test_a_reader_that_opens_a_cube_as_it_begins_to_grow_is_told(
         return real(*arguments)
 
     monkeypatch.setattr(store.cubes, "_coordinates", slow)
-    with pytest.raises(errors.IncompleteError, match="began to be written"):
+    with pytest.raises(errors.IncompleteError, match="unfinished: 1 blocks are missing"):
+        store.open_cube(tmp_path / "a.zarr")
+
+
+def test_a_reader_that_opens_a_cube_as_it_is_sealed_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _cube(tmp_path / "a.zarr", [1, 5], sealed=False)
+    real, states = store.cubes._coordinates, []
+
+    def slow(*arguments: Any) -> Any:
+        states.append(store.seal(tmp_path / "a.zarr")["status"])
+        return real(*arguments)
+
+    monkeypatch.setattr(store.cubes, "_coordinates", slow)
+    found = store.open_cube(tmp_path / "a.zarr", allow_incomplete=True)
+    assert found.sizes["time"] == 2
+    assert len(states) == 2  # once as it was, once as it is
+
+
+def test_a_cube_that_never_rests_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _cube(tmp_path / "a.zarr", [1, 5])
+    real, states = store.cubes.state_of, iter(range(100))
+    monkeypatch.setattr(store.cubes, "state_of", lambda folder: {**real(folder), "turn": next(states)})
+    with pytest.raises(errors.IncompleteError, match="again and again"):
         store.open_cube(tmp_path / "a.zarr")
 
 

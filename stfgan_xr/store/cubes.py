@@ -25,6 +25,8 @@ from stfgan_xr.store.template import AOI
 
 Array = npt.NDArray[Any]
 Decode = Callable[[Any], Array]
+OPENED = 3
+"""How often a cube is opened whose state changes meanwhile."""
 
 
 class _Stored(BackendArray):
@@ -75,7 +77,21 @@ def _coordinates(folder: Folder, group: zarr.Group) -> dict[str, xr.Variable]:
 
 
 def _open_dataset(folder: Folder, decode: bool, allow_incomplete: bool) -> xr.Dataset:
-    state = state_of(folder)
+    for _ in range(OPENED):
+        state = state_of(folder)
+        try:
+            dataset = _open_as(folder, state, decode, allow_incomplete)
+        except IncompleteError:
+            if state_of(folder) == state:
+                raise
+        else:
+            if state_of(folder) == state:
+                return dataset
+    raise IncompleteError(f"{folder} is being written again and again; open it again when that has ended")
+
+
+def _open_as(folder: Folder, state: Mapping[str, Any], decode: bool, allow_incomplete: bool) -> xr.Dataset:
+    """A cube of a state: if it is of another one by now, this may be half of each."""
     complete = state["status"] == COMPLETE
     if not complete and not allow_incomplete:
         missing = missing_blocks(folder)
@@ -85,24 +101,11 @@ def _open_dataset(folder: Folder, decode: bool, allow_incomplete: bool) -> xr.Da
             + "; run the same command again to finish it, or pass allow_incomplete=True"
         )
     group = open_group(folder)
-    try:
-        with folder.reading(), decoding(folder, "its metadata"):
-            variables = {
-                name: _variable(folder, open_array(folder, name, complete), decode)
-                for name in state["layout"]["variables"]
-            }
-            dataset = _in_order(xr.Dataset(variables, _coordinates(folder, group), dict(group.attrs)), state)
-    except IncompleteError:
-        _refuse_other(folder, state)
-        raise
-    _refuse_other(folder, state)
-    return dataset
-
-
-def _refuse_other(folder: Folder, state: Mapping[str, Any]) -> None:
-    """A cube that began to grow while it was opened is half of this state and half of that."""
-    if state_of(folder) != state:
-        raise IncompleteError(f"{folder} began to be written while it was opened; open it again when that has ended")
+    with folder.reading(), decoding(folder, "its metadata"):
+        variables = {
+            name: _variable(folder, open_array(folder, name, complete), decode) for name in state["layout"]["variables"]
+        }
+        return _in_order(xr.Dataset(variables, _coordinates(folder, group), dict(group.attrs)), state)
 
 
 def _order(days: Sequence[date], state: Mapping[str, Any]) -> list[int]:
