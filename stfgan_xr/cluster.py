@@ -27,10 +27,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 log = logging.getLogger(__name__)
-_CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
+_OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 ATTEMPTS = 3
 """How often a task is tried that fails for no known reason."""
 MOST_FAILED = 20
@@ -49,14 +46,43 @@ def cores() -> int:
 
 
 def memory_left() -> int:
-    """Bytes that this machine can still give: what is free, within the limit of the control group if there is one."""
+    """Bytes that this machine can still give: what is free, within the limits of the control groups this process is in,
+    as batch systems, containers and systemd set them."""
     left = int(psutil.virtual_memory().available)
-    for limit, used in _CGROUPS:
+    for group, limit, used in _memory_groups():
         try:
-            left = min(left, int(Path(limit).read_text()) - int(Path(used).read_text()))
+            free = int((group / limit).read_text()) - int((group / used).read_text())
         except (OSError, ValueError):  # none, or "max"
             continue
+        left = min(left, free + _cache(group))
     return left
+
+
+def _memory_groups() -> Iterator[tuple[Path, str, str]]:
+    """The control groups of this process, from the innermost on, and the files of their limit and of what is used."""
+    lines = _OWN_GROUPS.read_text().splitlines() if _OWN_GROUPS.is_file() else []
+    for _, kinds, name in (line.split(":", 2) for line in lines if line.count(":") > 1):
+        if kinds == "":
+            tree, files = _GROUPS, ("memory.max", "memory.current")
+        elif "memory" in kinds.split(","):
+            tree, files = _GROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        own = tree / name.lstrip("/")
+        # A container may be told the name that it has outside: then only the root of the tree is there.
+        for group in (own, *own.parents):
+            yield group, *files
+            if group == tree:
+                break
+
+
+def _cache(group: Path) -> int:
+    """Bytes of files that are kept in memory as long as nobody wants it; they count as used."""
+    try:
+        stated = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return sum(int(stated.get(f"total_{name}", stated.get(name, 0))) for name in ("inactive_file", "active_file"))
 
 
 def memory_of_workers(client: Client) -> int | None:
@@ -111,10 +137,8 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=15)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"--scheduler {scheduler}: no Dask scheduler answers there ({type(error).__name__})"
-            ) from None
+        except (OSError, ValueError, TypeError) as error:  # the last of encryption that is not set up
+            raise InputError(f"--scheduler {scheduler}: no Dask scheduler answers there ({_say(error)})") from None
     else:
         deployments.configure(max(1, cores() // max(workers, 1)))
         client = deployments.start(kind, workers).get_client()
@@ -130,8 +154,17 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
             deployments.abandon(client.cluster)
             raise
         finally:
-            if client.cluster is not None:
-                client.cluster.close()
+            _close(client.cluster)
+
+
+def _close(cluster: Any) -> None:
+    """Close a cluster of this run's own; None: there is none. What ended the run is not hidden by a failure of that."""
+    if cluster is None:
+        return
+    try:
+        cluster.close()
+    except Exception as error:  # of whatever started it
+        log.warning("the cluster may still be there: %s", _say(error))
 
 
 @dataclass(frozen=True)

@@ -359,7 +359,8 @@ def await_workers(client: Client, patience: float | None = None) -> None:
         if patience is not None and now - begun > patience:
             address = client.scheduler_info()["address"]
             raise InputError(f"the scheduler has no worker after {patience:.0f} s; start some: dask worker {address}")
-        if client.status != "running" or getattr(client.cluster, "status", None) in _ENDED:
+        status = getattr(client.cluster, "status", None)  # a text of some clusters, a member of an Enum of others
+        if client.status != "running" or getattr(status, "name", status) in _ENDED:
             raise ResourceError("the cluster ended before a worker came; look at the logs of its jobs")
         if now - said > REMINDER:
             log.warning("no worker yet after %.0f s; the jobs may be queued", now - begun)

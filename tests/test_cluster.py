@@ -7,7 +7,9 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -16,6 +18,7 @@ import pytest
 import xarray as xr
 from dask.delayed import delayed
 from distributed.comm.core import CommClosedError
+from distributed.core import Status
 
 from pipelines import cubes
 from stfgan_xr import cluster, deployments, errors, files, fusion, store
@@ -55,6 +58,94 @@ def test_no_scheduler_answers() -> None:
         cluster.connect(scheduler="tcp://127.0.0.1:9"),
     ):
         pass
+
+
+def test_an_encrypted_scheduler_without_certificates_is_said() -> None:
+    with (
+        pytest.raises(errors.InputError, match=r"no Dask scheduler answers there \(TypeError: TLS expects"),
+        cluster.connect(scheduler="tls://127.0.0.1:9"),
+    ):
+        pass
+
+
+class Ending:
+    """A cluster that cannot be closed, with the client that it gives."""
+
+    status = Status.running
+
+    def get_client(self) -> Ending:
+        return self
+
+    @property
+    def cluster(self) -> Ending:
+        return self
+
+    def __enter__(self) -> Ending:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def close(self) -> None:
+        raise ConnectionError("https://gateway.example/api?token=secret does not answer")
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"), [(CommClosedError, errors.ResourceError), (KeyboardInterrupt, None), (None, None)]
+)
+def test_a_cluster_that_cannot_be_closed_is_told_of_and_hides_nothing(
+    raised: type[BaseException] | None, seen: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(deployments, "start", lambda *_: Ending())
+    with pytest.raises(seen or raised) if raised else nullcontext(), cluster.connect(2, kind="gateway"):  # type: ignore[arg-type]
+        if raised:
+            raise raised
+    assert "the cluster may still be there: ConnectionError: https://gateway.example/api does" in caplog.text
+
+
+@pytest.mark.parametrize("ended", [Status.closed, Status.failed, "closed"])
+def test_a_cluster_that_ended_is_not_waited_for(ended: Any) -> None:
+    client = SimpleNamespace(nthreads=dict, status="running", cluster=SimpleNamespace(status=ended))
+    with pytest.raises(errors.ResourceError, match="ended before a worker came"):
+        deployments.await_workers(client)  # type: ignore[arg-type]
+
+
+def _groups(folder: Path, files: dict[str, object]) -> None:
+    for name, value in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{value}\n")
+
+
+GIB = 2**30
+CACHE = f"anon 1\ninactive_file {GIB}\nactive_file {GIB}\nunevictable 0"
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "left"),
+    [
+        ("0::/", {"memory.max": 8 * GIB, "memory.current": 2 * GIB}, 6),
+        ("0::/a/job", {"a/job/memory.max": 8 * GIB, "a/job/memory.current": 2 * GIB}, 6),
+        ("0::/a/job", {"a/memory.max": 8 * GIB, "a/memory.current": 7 * GIB, "a/job/memory.max": "max"}, 1),
+        ("4:cpu,memory:/job\n0::/", {"memory/job/memory.limit_in_bytes": 4 * GIB, "memory/job/memory.usage_in_bytes": GIB}, 3),
+        # In a container the group is the root of what is mounted.
+        ("4:memory:/docker/4711", {"memory/memory.limit_in_bytes": 4 * GIB, "memory/memory.usage_in_bytes": GIB}, 3),
+        # What is kept of files is given up when memory is asked for.
+        ("0::/", {"memory.max": 8 * GIB, "memory.current": 8 * GIB, "memory.stat": CACHE}, 2),
+        ("4:memory:/", {"memory/memory.limit_in_bytes": 8 * GIB, "memory/memory.usage_in_bytes": 8 * GIB,
+                        "memory/memory.stat": f"inactive_file 7\ntotal_inactive_file {GIB}\ntotal_active_file {GIB}"}, 2),
+        ("0::/", {"memory.max": "max", "memory.current": GIB}, 64),
+        ("nonsense", {}, 64),
+    ],
+)  # fmt: skip
+def test_the_limit_of_a_control_group_is_what_a_machine_can_give(
+    own: str, files: dict[str, object], left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _groups(tmp_path, {"own": own} | {f"groups/{name}": value for name, value in files.items()})
+    monkeypatch.setattr(cluster, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(cluster, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(cluster.psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
+    assert cluster.memory_left() == left * GIB
 
 
 def test_cuda_without_dask_cuda_or_driver_says_what_to_do() -> None:
