@@ -352,21 +352,26 @@ def _watched(client: Client, minutes: float | None) -> Iterator[None]:
         yield
         return
     own = client.cluster is not None
-    plugin = _watchdog(60 * minutes, ("",) if own else WATCHED)
+    plugin = _watchdog(60 * minutes, ("",) if own else WATCHED, client.id)
     # Workers of this run's own end with it.
     with deployments.told(client, plugin, for_good=own):
         yield
 
 
-def _watchdog(seconds: float, which: tuple[str, ...]) -> Any:
+def _watchdog(seconds: float, which: tuple[str, ...], owner: str = "") -> Any:
     """A plugin of workers that ends them if a task with one of some words in its name takes too long."""
     from distributed import WorkerPlugin
 
     class Watchdog(WorkerPlugin):
-        name = "stfgan_xr-watchdog"
+        name = f"stfgan_xr-watchdog-{owner}"
 
         def __init__(self) -> None:
             self.timers: dict[Any, threading.Timer] = {}
+
+        def teardown(self, worker: Any) -> None:
+            # It is not told any more that their tasks ended.
+            for timer in self.timers.values():
+                timer.cancel()
 
         def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
             if finish == "executing" and any(word in str(key) for word in which):

@@ -391,18 +391,19 @@ def model_sent(client: Client | None, predictor: Any) -> Iterator[None]:
     if client is None or path is None:
         yield
         return
-    with told(client, _weights(path, checkpoint.contents(path), predictor)):
+    with told(client, _weights(path, checkpoint.contents(path), predictor, client.id)):
         yield
 
 
-def _weights(path: Path, content: tuple[bytes, bytes], predictor: Any) -> Any:
+def _weights(path: Path, content: tuple[bytes, bytes], predictor: Any, owner: str) -> Any:
     """A plugin of workers that holds a checkpoint under the name it has here, and loads it."""
     import asyncio
 
     from distributed import WorkerPlugin
 
     class Weights(WorkerPlugin):
-        name = f"stfgan_xr-weights-{predictor.sha256[:16]}"
+        # Others on the same scheduler may use the same weights, and take back their own.
+        name = f"stfgan_xr-weights-{predictor.sha256[:16]}-{owner}"
 
         async def setup(self, worker: Any) -> None:
             checkpoint.hold(path, *content)

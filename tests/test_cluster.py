@@ -307,3 +307,15 @@ def test_a_scheduler_that_is_lost_is_said_so(client: Telling, monkeypatch: pytes
     monkeypatch.setattr(deployments.time, "sleep", lambda _: None)
     with pytest.raises(errors.ResourceError, match="scheduler is lost"):
         deployments.tell(client, client.tell, "a")  # type: ignore[arg-type]
+
+
+def test_a_watchdog_that_is_taken_back_ends_nobody_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = list[int]()
+    monkeypatch.setattr(cluster.os, "_exit", ended.append)
+    kept, taken_back = cluster._watchdog(0.1, ("write_block",)), cluster._watchdog(0.1, ("write_block",))
+    for plugin in (kept, taken_back):
+        plugin.transition("write_block-1", "ready", "executing")
+    taken_back.teardown(None)
+    for timer in (*kept.timers.values(), *taken_back.timers.values()):
+        timer.join()
+    assert ended == [cluster.TOO_LONG]

@@ -15,6 +15,7 @@ import pytest
 
 from pipelines import cubes
 from stfgan_xr import checkpoint, cluster, deployments, errors, files
+from stfgan_xr.predictors.methods import make
 from tests.dask_processes import OTHER_NUMPY, Joined, joined, until
 from tests.test_commands import arguments, catalog, digest, files_in, run  # noqa: F401
 
@@ -135,6 +136,36 @@ def test_a_worker_of_other_versions_is_refused_also_if_it_comes_late(two: Joined
             list(cluster.run([], client))
 
 
+def test_two_runs_on_one_scheduler_leave_each_other_their_weights_and_limits(
+    places: tuple[Path, Path], two: Joined
+) -> None:
+    predictor = make("stfgan", ["red", "nir"], places[1] / "stfgan.safetensors")
+    with cluster.connect(scheduler=two.address) as one, cluster.connect(scheduler=two.address) as other:
+        assert one is not None
+        assert other is not None
+        with deployments.model_sent(one, predictor), cluster._watched(one, 60):
+            with deployments.model_sent(other, predictor), cluster._watched(other, 90):
+                assert [len(found) for found in plugins(one).values()] == [4, 4]
+            # What the other has taken back was its own. The worker that comes now cannot see the file.
+            assert [len(found) for found in plugins(one).values()] == [2, 2]
+            two.worker(3, places[1])
+            until(two.has(3))
+            held = one.run(lambda path: len(checkpoint.contents(path)[0]), predictor.path)
+            assert list(held.values()) == [predictor.path.stat().st_size] * 3
+    with cluster.connect(scheduler=two.address) as client:
+        assert client is not None
+        assert [found for found in plugins(client).values() if found] == []
+
+
+def plugins(client: Any) -> dict[str, list[str]]:
+    """Of each worker the plugins of ours that it has."""
+
+    def names(dask_worker: Any) -> list[str]:
+        return [name for name in dask_worker.plugins if name.startswith("stfgan_xr")]
+
+    return dict(client.run(names))
+
+
 # ---------------------------------------------------------------- what is missing
 
 
@@ -244,6 +275,9 @@ def test_a_checkpoint_that_is_held_needs_no_file_and_is_still_checked(tmp_path: 
         found = checkpoint.load_tensors(there)
         assert found.keys() == checkpoint.load_tensors(checkpoint.shipped()).keys()
         checkpoint.hold(there, tensors[:-4] + b"\0\0\0\1", config)
+        with pytest.raises(errors.InputError, match="SHA-256"):
+            checkpoint.load_tensors(there)
+        checkpoint.drop(there)
         with pytest.raises(errors.InputError, match="SHA-256"):
             checkpoint.load_tensors(there)
     finally:
