@@ -283,11 +283,14 @@ def changes_of(before: dict[str, dict[str, Any]], inputs: dict[str, dict[str, st
 
 
 def records_of(path: Folder) -> dict[str, dict[str, Any]]:
-    """The records of a cube by block; of a cube that is not there, or whose records are damaged, none."""
-    try:
-        return {record["block"]: record for record in store.records(path)} if store.is_there(path) else {}
-    except IncompleteError:
-        return {}
+    """The records of a cube by block; none of a cube that is not there.
+
+    Raises
+    ------
+    IncompleteError
+        If one is damaged: what its block was made from, nobody knows.
+    """
+    return {record["block"]: record for record in store.records(path)} if store.is_there(path) else {}
 
 
 def write_cubes(source: Source, folder: Folder, crew: Crew) -> dict[str, dict[str, Any]]:

@@ -226,6 +226,39 @@ def test_what_changes_and_changes_back_is_a_change(finished: Path, tmp_path: Pat
     assert updates.note_inputs(folder, result) == []
 
 
+def test_a_damaged_record_is_said_before_any_change_is_forgotten(tmp_path: Path, run: Command) -> None:
+    feed, out = nights.make_feed(tmp_path / "world", 4, 64, 1), tmp_path / "run"
+    given = nights._arguments(feed, f"P{nights.FIRST}D")
+    feed.deliver(0)
+    assert run(*given, "--out", str(out))[0] == 0
+    feed.deliver(1)  # a Landsat image becomes another
+    damaged = min((out / "fused.zarr/blocks").glob("t*"))
+    damaged.write_bytes(b"{")
+    code, _, err = run(*given, "--out", str(out))
+    assert code == 6
+    assert f"fused.zarr is damaged: blocks/{damaged.name} is no record; python -m pipelines.verify RUN --repair" in err
+    code, _, err = run(str(out), "--repair", command=verify.command)
+    assert code == 6
+    assert "run its own command again" in err
+    code, _, err = run(*given, "--out", str(out))
+    assert code == 0, err
+    first = feed.world.start
+    fresh = nights._arguments(feed, f"{first}/{feed.newest(1)}")
+    assert run(*fresh, "--out", str(tmp_path / "fresh"))[0] == 0
+    assert nights.differences(out, tmp_path / "fresh") == 0
+
+
+def test_a_damaged_record_of_the_imagery_does_not_hide_what_changed(
+    finished: Path, catalog: str, tmp_path: Path, run: Command
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    next((out / "landsat.zarr/blocks").glob("t*")).write_bytes(b"{")
+    code, _, err = run(*arguments(catalog, out, dates="P3D"))
+    assert code == 6
+    assert "landsat.zarr is damaged" in err
+
+
 def test_provisional_days_are_those_that_an_acquisition_may_still_reach(finished: Path) -> None:
     cube = store.open_counts(finished / "fused.zarr")
     open_ = ((cube.qa & int(Quality.EXTRAPOLATED)) != 0) & (cube.days_after == NO_AGE)
