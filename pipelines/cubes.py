@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -317,10 +317,23 @@ def write_cubes(source: Source, folder: Folder, crew: Crew) -> dict[str, dict[st
     return {name: store.seal(folder / name) for name in regions}
 
 
+def _settings(method: Any) -> Any:
+    """What of a method decides on its pixels, as JSON: not where its weights lie, nor what computes them."""
+    if isinstance(found := getattr(method, "digest", None), str):
+        return found
+    if is_dataclass(method):
+        names = [part.name for part in fields(method) if part.name not in ("path", "device")]
+        return {"type": type(method).__name__, **{name: _settings(getattr(method, name)) for name in names}}
+    if isinstance(method, list | tuple):
+        return [_settings(part) for part in method]
+    return method if isinstance(method, str | int | float | None) else type(method).__name__
+
+
 def write(job: Job, path: str | Path | Folder, client: Client | None = None) -> xr.Dataset:
     """Write a planned fusion as a cube, with its progress shown, and open it.
 
-    Blocks of it that are there already are kept: that they are of the same imagery is for the caller to see to.
+    Blocks of it that are there already are kept: that they were made in the same way is checked, that they are of the
+    same imagery is for the caller to see to.
 
     Parameters
     ----------
@@ -339,7 +352,9 @@ def write(job: Job, path: str | Path | Folder, client: Client | None = None) -> 
         If blocks were given up; all others are written.
     """
     folder, crew = as_folder(path), Crew(client)
-    identity = {"method": type(job.predictor).__name__, "model": getattr(job.predictor, "sha256", None)}
+    options = {"bracket_days": job.options.bracket_days, "keep_observed": job.options.keep_observed}
+    found = _settings(job.predictor)
+    identity = options | (found if isinstance(found, dict) else {"type": found})
     pending = store.prepare(folder, job.layout, identity)
     with model_sent(client, job.predictor):
         write_blocks(str(folder), job.write_tasks(folder, pending), pending, job.layout, crew)
@@ -496,7 +511,7 @@ def command(
         if fused and (request.period or request.days != recorded_days(document)):
             raise InputError(f"{folder} holds a fusion, which pipelines.fuse gives more days; choose another --out")
         source = open_source(request, folder)
-        if not fused or "failed" in document:
+        if not fused:
             facts = {"request": request.identity(), "versions": versions(), "status": "cubes"}
             document = facts | {"dates": [day.isoformat() for day in request.days]} | source.origin
             folder.write_json(RUN, document)

@@ -22,7 +22,9 @@ from distributed.core import Status
 
 from pipelines import cubes
 from stfgan_xr import cluster, deployments, errors, files, fusion, store
+from stfgan_xr.predictors.fitfc import FitFC
 from stfgan_xr.predictors.methods import make
+from stfgan_xr.predictors.uncertainty import CAUSES, Calibrated, Uncertainty
 from tests.failing_tasks import die, fail, fail_oddly, fail_until, hang, square, starve
 from tests.synthetic import Scene, day
 from tests.test_commands import arguments, catalog, run  # noqa: F401
@@ -264,11 +266,43 @@ def test_blocks_that_fail_are_listed_and_the_rest_goes_on(
     }
     assert len(asked) == 3 + cluster.ATTEMPTS
     assert len(store.missing_blocks(out / "fused.zarr")) == 1
+    # The cubes alone do not make another run of it.
+    alone = ["--catalog", catalog, "--dates", "2020-03-01/2020-03-02", "--bands", "red", "--bracket-days", "4"]
+    assert run(*alone, "--out", str(out), command=cubes.command)[0] == 0
+    assert json.loads((out / "run.json").read_text()) == document
     monkeypatch.setattr(fusion, "fuse_block", real)
     assert run(*given)[0] == 0
     document = json.loads((out / "run.json").read_text())
     assert document["status"] == "complete"
     assert "failed" not in document
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "named"),
+    [
+        ({}, {"bracket_days": 30}, "bracket_days was 64, now 30"),
+        ({}, {"keep_observed": False}, "keep_observed was true, now false"),
+        ({"count": 9}, {"count": 20}, "count was 9, now 20"),
+        ({"own": 0.004}, {"own": 0.005}, "parameters: uncertainty was"),
+        ({"own": 0.004, "count": 9}, {"own": 0.004}, "parameters: predictor was"),
+    ],
+)
+def test_a_cube_that_is_written_from_python_is_not_gone_on_with_in_another_way(
+    one: dict[str, Any], other: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    scene = Scene(height=64, width=64)
+
+    def job(count: int = 20, own: float | None = None, **options: Any) -> fusion.Job:
+        method: Any = FitFC(scene.bands, scene.ratio, radius=4, count=count)
+        if own is not None:
+            causes, widths = ((1e-5,) * len(CAUSES),) * 2, ((0.8, 2.0),) * 2
+            method = Calibrated(method, Uncertainty(scene.bands, causes, widths, (own, own)))
+        return fusion.plan(scene.landsat, scene.modis, method, [day(8)], tile=64, **options)
+
+    cubes.write(job(**one), tmp_path / "a.zarr")
+    assert cubes.write(job(**one), tmp_path / "a.zarr").sizes["time"] == 1
+    with pytest.raises(errors.InputError, match=named):
+        cubes.write(job(**other), tmp_path / "a.zarr")
 
 
 def test_when_every_block_fails_not_all_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -95,6 +96,54 @@ def test_it_is_renewed_and_lost_if_it_cannot_be(folder: Folder, monkeypatch: pyt
         with pytest.raises(ResourceError, match="run the same command again"):
             mine.check()
     assert holder(folder).token == "other"  # type: ignore[union-attr]  # not given back: it is not ours
+
+
+def test_a_disk_that_fails_for_a_moment_ends_neither_the_lease_nor_what_it_is_held_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real, failed = files.as_folder(tmp_path / "run"), files.LocalFolder.read, []
+    monkeypatch.setattr(lease, "RENEWED", 0.02)
+
+    def read(self: files.LocalFolder, key: str) -> bytes | None:
+        if failing:
+            failed.append(key)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(self, key)
+
+    failing = False
+    monkeypatch.setattr(files.LocalFolder, "read", read)
+    with pytest.raises(ZeroDivisionError), held(folder) as mine:
+        failing = True
+        _until(lambda: len(failed) > 2)
+        failing = False
+        before = mine.renewed
+        _until(lambda: mine.renewed > before)
+        failing = True
+        raise ZeroDivisionError  # not hidden by a lease that cannot be given back
+
+
+def _until(answer: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not answer():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_lease_is_as_old_as_what_was_written(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, clock = Lease(folder), [time.time()]
+    mine.take()
+    monkeypatch.setattr(lease.time, "time", lambda: clock[0])
+    real = type(folder).write
+
+    def slow(self: Folder, key: str, content: bytes) -> None:
+        real(self, key, content)
+        clock[0] += 100
+        mine._ended.set()
+
+    monkeypatch.setattr(type(folder), "write", slow)
+    monkeypatch.setattr(lease, "RENEWED", 0)
+    mine._renew()
+    assert holder(folder).until == mine.renewed + lease.SECONDS  # type: ignore[union-attr]
 
 
 def test_a_store_that_cannot_be_written_is_no_lease(objects: Objects) -> None:
