@@ -200,7 +200,7 @@ def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(InputError, match="cannot read .*run.json: permission denied"):
+    with pytest.raises(InputError, match=r"cannot read .*run\.json: permission denied"):
         as_folder(tmp_path).read("run.json")
 
 
@@ -231,8 +231,8 @@ def test_a_folder_above_may_be_closed_to_readers(tmp_path: Path, monkeypatch: py
     folder = as_folder(tmp_path / "run")
     folder.write("a", b"1")
     assert folder.read("a") == b"1"
+    above = tmp_path / "run"
     with pytest.raises(ResourceError, match="permission denied"):
-        above = tmp_path / "run"
         folder.write("a", b"2")
 
 
