@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -198,6 +199,13 @@ def test_an_acquisition_between_those_of_a_block_is_seen() -> None:
     assert after.landsat == (START + 19, START + 27)
     assert before.digest() != after.digest()
     assert after.digest("one fit") != after.digest("another")
+
+
+@pytest.mark.parametrize("value", [(np.zeros(9),), [1, 2], {"a": 1}, object(), Path("a")])
+def test_what_a_digest_would_not_hold_whole_is_refused(value: Any) -> None:
+    # Of long arrays in a tuple the text of them holds just the ends.
+    with pytest.raises(TypeError, match=f"{type(value).__name__} in a digest"):
+        lineage._feed(hashlib.sha256(), value)
 
 
 def test_that_a_pixel_was_resampled_counts_for_the_blocks_that_see_it_and_no_others() -> None:
