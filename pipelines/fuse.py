@@ -152,8 +152,17 @@ def _finished(run: Run, document: dict[str, Any]) -> bool:
     # Cubes that were deleted to save space are not missed, those that are unfinished are.
     if not all(store.is_complete(cube) for name in CUBES if store.is_there(cube := run.folder / name)):
         return False
+    _refuse_empty(run, document["coverage"])
     out.print(f"nothing to do: {run.result} is complete for {calendar.describe(run.request.days)}")
     return True
+
+
+def _refuse_empty(run: Run, coverage: float) -> None:
+    if coverage == 0:
+        raise NothingToDo(
+            f"{run.result}: no pixel has a clear Landsat observation within {run.request.bracket_days} days and MODIS; "
+            "widen --bracket-days or choose other --dates"
+        )
 
 
 def _adapted(run: Run, landsat: xr.Dataset, modis: xr.Dataset, ratio: int) -> tuple[Run, dict[str, Any]]:
@@ -443,7 +452,7 @@ def command(
     else:
         _refuse_choice(run)
     if _finished(run, document):
-        if report and folder.read(REPORT) is None and document["coverage"] > 0:
+        if report and folder.read(REPORT) is None:
             write_report(folder)
         return
     if plan:
@@ -456,11 +465,7 @@ def command(
         if _finished(run, document):
             return
         coverage, region = _write(run, model, lease, staff, document.get("nights", []), report)
-    if coverage == 0:
-        raise NothingToDo(
-            f"{run.result}: no pixel has a clear Landsat observation within {bracket_days} days and MODIS; "
-            "widen --bracket-days or choose other --dates"
-        )
+    _refuse_empty(run, coverage)
     _say_done(run, coverage, "pixels" if region is None else "pixels in the area")
 
 

@@ -249,6 +249,17 @@ def test_an_area_of_any_shape_is_marked_and_the_rest_of_its_blocks_is_left_out(
     )
 
 
+def test_a_run_without_a_value_says_so_each_time(
+    catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [*arguments(catalog, tmp_path / "run", dates="2020-03-01"), "--bands", "red", "--bracket-days", "4"]
+    monkeypatch.setattr(fuse, "_coverage", lambda _: 0.0)
+    for _ in range(2):
+        code, _, err = run(*given)
+        assert code == 3
+        assert "no pixel has a clear Landsat observation within 4 days and MODIS" in err
+
+
 def test_cubes_first_and_fusion_later_is_the_same_run(
     finished: Path, catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:
