@@ -32,7 +32,7 @@ from stfgan_xr.deployments import KINDS, make_fit, model_sent, versions
 from stfgan_xr.errors import IncompleteError, InputError
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import describe
-from stfgan_xr.lease import Lease, held
+from stfgan_xr.lease import LEASE, Lease, held
 from stfgan_xr.scenes import ITEMS
 from stfgan_xr.sensors import BANDS
 
@@ -461,8 +461,17 @@ class Staff:
         return max(1, min(cores(), int(memory_left() // need) if need else cores()))
 
     @contextmanager
-    def gathered(self, folder: Folder, lease: Lease, need: float = 0.0) -> Iterator[Crew]:
-        """Within it they are there and fit for the work of a run folder, which is held.
+    def gathered(self, folder: Folder, lease: Lease | None = None, need: float = 0.0) -> Iterator[Crew]:
+        """Within it they are there and fit for the work of a run folder.
+
+        Parameters
+        ----------
+        folder
+            The run folder.
+        lease
+            By which it is held; without one it is only read.
+        need
+            Bytes of memory that each of them needs.
 
         Raises
         ------
@@ -472,7 +481,8 @@ class Staff:
         with connect(self.count(need), self.scheduler, self.cluster or "local") as client:
             if client is not None:
                 err.print(f"dashboard: {client.dashboard_link}", markup=False, soft_wrap=True)
-                make_fit(client, folder, lease.token)
+                known = (RUN, folder.read(RUN) or b"") if lease is None else (LEASE, lease.token.encode())
+                make_fit(client, folder, *known)
             yield Crew(client, self.minutes, lease)
 
 

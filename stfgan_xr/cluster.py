@@ -34,7 +34,7 @@ MOST_FAILED = 20
 """After so many tasks that failed, and none that did not, the rest is not tried."""
 TOO_LONG = 75
 """With which a worker ends whose task took too long."""
-WATCHED = ("write_block", "lineage")
+WATCHED = ("write_block", "lineage", "check_block")
 """In the names of the tasks of a run that may take long."""
 AHEAD = 2
 """Tasks submitted for each worker thread: enough to keep it busy, few enough to keep the graph small."""

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from stfgan_xr import checkpoint
 from stfgan_xr.errors import InputError, ResourceError, StfganError
 from stfgan_xr.files import Folder
-from stfgan_xr.lease import holder
 from stfgan_xr.remote import redact
 
 if TYPE_CHECKING:
@@ -307,17 +306,17 @@ def check_versions(client: Client, workers: Collection[str] | None = None) -> No
     compare_versions({address: theirs for address, theirs in found.items() if isinstance(theirs, dict)})
 
 
-def _looks(folder: Folder, token: str) -> str | None:
+def _looks(folder: Folder, key: str, held: bytes) -> str | None:
     """What is wrong with a run folder as this worker sees it; None if nothing."""
     try:
         folder.check()
-        now = holder(folder)
+        content = folder.read(key)
     except (StfganError, OSError) as error:
         return str(error)
-    return None if now is not None and now.token == token else "it is not what the command sees under that name"
+    return None if content is not None and held in content else "it is not what the command sees under that name"
 
 
-def check_reach(client: Client, folder: Folder, token: str) -> None:
+def check_reach(client: Client, folder: Folder, key: str, held: bytes) -> None:
     """Refuse workers that do not see the run folder.
 
     Parameters
@@ -325,16 +324,16 @@ def check_reach(client: Client, folder: Folder, token: str) -> None:
     client
         Of the workers.
     folder
-        The run folder, held by a lease.
-    token
-        Of the lease.
+        The run folder.
+    key, held
+        A file of it, and what no other folder's has in it: the token of its lease, say.
 
     Raises
     ------
     InputError
         With the first of them, and what to do.
     """
-    found = client.run(_looks, folder, token, on_error="return")
+    found = client.run(_looks, folder, key, held, on_error="return")
     for address, problem in found.items():
         if problem is not None and not isinstance(problem, OSError):
             raise InputError(
@@ -368,12 +367,12 @@ def await_workers(client: Client, patience: float | None = None) -> None:
         time.sleep(0.2)
 
 
-def make_fit(client: Client, folder: Folder, token: str) -> None:
+def make_fit(client: Client, folder: Folder, key: str, held: bytes) -> None:
     """Wait for workers, and refuse those that cannot do the work of a run: see :func:`check_versions` and
     :func:`check_reach`."""
     await_workers(client, PATIENCE if client.cluster is None else None)
     check_versions(client)
-    check_reach(client, folder, token)
+    check_reach(client, folder, key, held)
 
 
 @contextmanager
