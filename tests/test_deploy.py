@@ -75,6 +75,12 @@ def test_the_dockerfile_copies_what_the_package_needs_and_nothing_that_is_not_th
     assert all((root / name).exists() for name in copied)
     kept = re.findall(r"^!(.*)$", (DEPLOY / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
     assert set(kept) == copied
+    # Slim images lack what the wheels of GDAL take from the system.
+    import rasterio
+
+    libraries = list((Path(rasterio.__file__).parents[1] / "rasterio.libs").glob("libgdal*"))
+    if any(b"libexpat.so.1" in library.read_bytes() for library in libraries):
+        assert re.search(r"^RUN apt-get .* libexpat1 ", text, re.MULTILINE)
     (extras,) = re.findall(r"^ARG EXTRAS=(.*)$", text, re.MULTILINE)
     assert set(extras.split(",")) <= project["project"]["optional-dependencies"].keys()
 
@@ -90,8 +96,21 @@ def test_the_options_for_batch_systems_are_those_that_dask_jobqueue_knows() -> N
     with dask.config.set({"jobqueue.slurm": known | given}):
         script = jobqueue.slurm.SLURMJob("tcp://127.0.0.1:8786", name="w").job_script()
     assert "#SBATCH --cpus-per-task=4" in script
-    assert "--nworkers 4" in script
-    assert "--lifetime 220m" in script
+    # What the worker is told where nobody sets TMPDIR, and where somebody does.
+    for temporary, said in ((None, "/tmp"), ("/scratch/of-a-job", "/scratch/of-a-job")):
+        environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+        environment |= {} if temporary is None else {"TMPDIR": temporary}
+        told = subprocess.run(
+            ["bash", "-c", script.replace(sys.executable, "echo")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        options = {name: told[number + 1] for number, name in enumerate(told[:-1]) if name.startswith("--")}
+        assert options["--nworkers"] == "4"
+        assert options["--lifetime"] == "220m"
+        assert options["--local-directory"] == said
 
 
 def test_the_job_file_is_shell_and_names_options_that_are_there() -> None:
