@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.test_commands import arguments, digest
-from tests.test_docs import options
+from stfgan_xr.errors import InputError, NothingToDo
+from tests.test_commands import arguments, digest, run  # noqa: F401
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 
@@ -46,16 +48,44 @@ def test_the_cronjob_is_what_kubernetes_takes(tmp_path: Path) -> None:
     assert validated(wrong).returncode != 0
 
 
-def test_the_cronjob_runs_a_command_of_the_project_and_knows_its_exit_codes() -> None:
+def test_the_cronjob_knows_the_exit_codes() -> None:
     spec = cronjob()["spec"]["jobTemplate"]["spec"]
     (container,) = spec["template"]["spec"]["containers"]
-    module, *given = container["args"][1:]
-    assert {word for word in given if word.startswith("--")} <= options(module)
     (rule, _) = spec["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
-    from stfgan_xr.errors import InputError, NothingToDo
-
     assert rule["onExitCodes"]["values"] == [InputError.exit_code, NothingToDo.exit_code]
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """What the files of deploy/ have done, or say that one does: the arguments of pipelines.fuse."""
+    (container,) = cronjob()["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    found = [("cronjob.yaml", container["args"])]
+    for name, pattern in {
+        "stfgan-xr.service": r"^ExecStart=(.*)$", "stfgan-xr.cron": r"^30 .* && (.*?) >> ", "fuse.sbatch": r"^#   sbatch (.*)$",
+        "prefect_flow.py": r"^ARGUMENTS = \[(.*)\]$", "Dockerfile": r"^#   docker run (.*)$",
+    }.items():  # fmt: skip
+        lines = re.findall(pattern, (DEPLOY / name).read_text(), re.MULTILINE)
+        assert lines, name
+        found += [(name, shlex.split(line.replace("...", "--dates P3D").replace('",', '"'))) for line in lines]
+    return found
+
+
+@pytest.mark.parametrize(("name", "words"), commands())
+def test_what_the_files_state_is_a_command_that_works(
+    name: str, words: list[str], demo_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    run: Callable[..., tuple[int, str, str]],  # noqa: F811
+) -> None:  # fmt: skip
+    after = [number for number, word in enumerate(words, 1) if word in ("pipelines.fuse", "deploy/fuse.sbatch")]
+    given = words[after[0] :] if after else words
+    assert "--dates" in given
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(demo_world / "aoi.geojson", "area.geojson")
+    # Of two the last one counts.
+    instead = ["--catalog", str(demo_world / "catalog.toml"), "--out", "run", "--plan"]
+    code, said, err = run(*given, *instead)
+    assert code == 0, err
+    assert "fused.zarr" in said
+    assert "a worker" in said
 
 
 def test_the_dockerfile_is_good_style() -> None:
@@ -113,14 +143,8 @@ def test_the_options_for_batch_systems_are_those_that_dask_jobqueue_knows() -> N
         assert options["--local-directory"] == said
 
 
-def test_the_job_file_is_shell_and_names_options_that_are_there() -> None:
-    path = DEPLOY / "fuse.sbatch"
-    subprocess.run(["bash", "-n", str(path)], check=True)
-    lines = re.findall(r"^#   (sbatch .*)$", path.read_text(), re.MULTILINE)
-    assert lines
-    for line in lines:
-        after = shlex.split(line.replace("...", "")).index("deploy/fuse.sbatch") + 1
-        assert {word for word in shlex.split(line)[after:] if word.startswith("--")} <= options("pipelines.fuse")
+def test_the_job_file_is_shell() -> None:
+    subprocess.run(["bash", "-n", str(DEPLOY / "fuse.sbatch")], check=True)
 
 
 PREFECT = os.environ.get("STFGAN_XR_PREFECT")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.main import get_command
 
 from benchmarks import nights
 from pipelines import fuse, imagery, updates, verify
@@ -286,27 +284,6 @@ def test_a_block_without_a_clear_pixel_counts_for_nobody(tmp_path: Path) -> None
 
 
 # ---------------------------------------------------------------- ready files
-
-
-def _command(text: str) -> list[str]:
-    words = shlex.split(text)
-    return words[words.index("pipelines.fuse") + 1 :]
-
-
-def test_ready_files_name_options_that_there_are() -> None:
-    import typer
-
-    app = typer.Typer(add_completion=False)
-    app.command()(fuse.command)
-    known = {name for parameter in get_command(app).params for name in parameter.opts}
-    service = (ROOT / "deploy/stfgan-xr.service").read_text()
-    cron = (ROOT / "deploy/stfgan-xr.cron").read_text()
-    start = re.search(r"^ExecStart=(.*)$", service, re.MULTILINE)
-    assert start
-    job = next(line for line in cron.splitlines() if re.match(r"\d+ \d+ \* \* \* stfgan ", line))
-    for words in (_command(start[1]), _command(job.partition(">>")[0])):
-        assert {word for word in words if word.startswith("--")} <= known
-        assert words[words.index("--dates") + 1] == "P30D"
 
 
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
