@@ -521,15 +521,16 @@ def command(
         if fused and (request.period or request.days != recorded_days(document)):
             raise InputError(f"{folder} holds a fusion, which pipelines.fuse gives more days; choose another --out")
         source = open_source(request, folder)
-        if not fused:
-            facts = {"request": request.identity(), "versions": versions(), "status": "cubes"}
-            document = facts | {"dates": [day.isoformat() for day in request.days]} | source.origin
-            folder.write_json(RUN, document)
         days = f"{len(source.acquired)} Landsat days, {len(source.modis.time)} MODIS days"
         out.print(f"grid: {describe(source.grid)}; {days}")
         check_disk(folder, {name: layout for name, (_, layout) in cube_layouts(source).items()})
-        with staff.gathered(folder, lease) as crew, noting_failures(folder, document, crew):
-            write_cubes(source, folder, crew)
+        with staff.gathered(folder, lease) as crew:
+            if not fused:
+                facts = {"request": request.identity(), "versions": versions(), "status": "cubes"}
+                document = facts | {"dates": [day.isoformat() for day in request.days]} | source.origin
+                folder.write_json(RUN, document)
+            with noting_failures(folder, document, crew):
+                write_cubes(source, folder, crew)
     out.print(
         f"done: {folder / 'landsat.zarr'} and {folder / 'modis.zarr'}; open them with stfgan_xr.open_cube",
         markup=False,

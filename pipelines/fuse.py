@@ -320,14 +320,15 @@ def _write(
     """Write what is missing of the run, or others now; the share of its pixels that have a value, and its area."""
     started = time.monotonic()
     run, source = _opened(run, model)
-    document = run.document(status="writing", nights=nights, **source.origin)
-    run.folder.write_json(RUN, document)
     job = run.job(source.landsat, source.modis)
     layouts = {name: layout for name, (_, layout) in cubes.cube_layouts(source).items()}
     check_disk(run.folder, layouts | {"fused.zarr": job.layout})
     need = job.memory()
     with staff.gathered(run.folder, lease, need) as crew:
         check_memory(job, staff.count(need), crew.client, own=staff.own)
+        # Not before all that may refuse it: it says what the folder is for.
+        document = run.document(status="writing", nights=nights, **source.origin)
+        run.folder.write_json(RUN, document)
         with cubes.noting_failures(run.folder, document, crew):
             facts = _execute(run, source, crew)
         coverage = _coverage(run.result)
