@@ -141,7 +141,7 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
             raise InputError(f"--scheduler {scheduler}: no Dask scheduler answers there ({_say(error)})") from None
     else:
         deployments.configure(max(1, cores() // max(workers, 1)))
-        client = deployments.start(kind, workers).get_client()
+        client = _client_of(deployments.start(kind, workers), kind)
     with client:
         try:
             with deployments.replaced(client.cluster if kind in deployments.HERE else None):
@@ -155,6 +155,19 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
             raise
         finally:
             _close(client.cluster)
+
+
+def _client_of(cluster: Any, kind: str) -> Client:
+    try:
+        client: Client = cluster.get_client()
+    except BaseException as error:
+        _close(cluster)
+        if not isinstance(error, OSError):
+            raise
+        raise ResourceError(
+            f"--cluster {kind}: the scheduler that was started does not answer ({_say(error)})"
+        ) from None
+    return client
 
 
 def _close(cluster: Any) -> None:
@@ -297,10 +310,11 @@ def _as_they_end(
 
     def wanted() -> int:
         """How many tasks to submit: workers come and go, and a cluster that grows does so by what waits for them."""
-        threads = _threads(client)
-        if joined := threads.keys() - known:
-            deployments.check_versions(client, joined)
-            known.update(joined)
+        with deployments.asking():
+            threads = dict(client.nthreads())
+            if joined := threads.keys() - known:
+                deployments.check_versions(client, joined)
+                known.update(joined)
         return (ahead or AHEAD * max(1, sum(threads.values()))) - len(places)
 
     def submit() -> list[Any]:
@@ -319,13 +333,6 @@ def _as_they_end(
         for other in submit():
             queue.add(other)
         yield number, task, result
-
-
-def _threads(client: Client) -> dict[str, int]:
-    try:
-        return dict(client.nthreads())
-    except OSError:
-        raise ResourceError(LOST) from None
 
 
 def _outcome(future: Any, number: int, client: Client) -> Any | Failed:

@@ -197,6 +197,15 @@ def replaced(cluster: Any) -> Iterator[None]:
 # ---------------------------------------------------------------- workers made fit
 
 
+@contextmanager
+def asking() -> Iterator[None]:
+    """Within it, that a scheduler does not answer is a :class:`ResourceError`; failures of workers are answers."""
+    try:
+        yield
+    except OSError:  # CommClosedError is one
+        raise ResourceError(LOST) from None
+
+
 def tell(client: Client, say: Callable[[Any], Any], what: Any) -> None:
     """Tell all workers something; the scheduler hangs up if one of them dies meanwhile, and is asked again.
 
@@ -211,7 +220,7 @@ def tell(client: Client, say: Callable[[Any], Any], what: Any) -> None:
         try:
             say(what)
             return
-        except OSError:  # CommClosedError is one
+        except OSError:
             time.sleep(1)
     raise ResourceError(LOST)
 
@@ -370,9 +379,10 @@ def await_workers(client: Client, patience: float | None = None) -> None:
 def make_fit(client: Client, folder: Folder, key: str, held: bytes) -> None:
     """Wait for workers, and refuse those that cannot do the work of a run: see :func:`check_versions` and
     :func:`check_reach`."""
-    await_workers(client, PATIENCE if client.cluster is None else None)
-    check_versions(client)
-    check_reach(client, folder, key, held)
+    with asking():
+        await_workers(client, PATIENCE if client.cluster is None else None)
+        check_versions(client)
+        check_reach(client, folder, key, held)
 
 
 @contextmanager

@@ -106,6 +106,34 @@ def test_a_cluster_that_cannot_be_closed_is_told_of_and_hides_nothing(
     assert "the cluster may still be there: ConnectionError: https://gateway.example/api does" in caplog.text
 
 
+def test_a_cluster_whose_scheduler_does_not_answer_is_closed_and_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def silent(self: Ending) -> Ending:
+        raise OSError("Timed out trying to connect to gateway://gateway.example/?token=secret")
+
+    monkeypatch.setattr(Ending, "get_client", silent)
+    monkeypatch.setattr(deployments, "start", lambda *_: Ending())
+    with (
+        pytest.raises(errors.ResourceError, match=r"--cluster gateway: .* does not answer \(OSError: Timed [^?]*\)"),
+        cluster.connect(2, kind="gateway"),
+    ):
+        pass
+    assert "the cluster may still be there" in caplog.text
+
+
+def test_a_scheduler_that_is_lost_before_workers_came_is_said_so(tmp_path: Path) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise OSError("Timed out trying to connect to tcp://10.0.0.5:8786 after 30 s")
+
+    there = SimpleNamespace(cluster=None, nthreads=lambda: {"tcp://10.0.0.5:4000": 1}, run=lost)
+    for client in (SimpleNamespace(cluster=None, nthreads=lost), there):
+        with pytest.raises(errors.ResourceError, match="scheduler is lost"):
+            deployments.make_fit(client, files.as_folder(tmp_path), "run.json", b"")  # type: ignore[arg-type]
+    with pytest.raises(errors.ResourceError, match="scheduler is lost"):
+        list(cluster.run([], there))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("ended", [Status.closed, Status.failed, "closed"])
 def test_a_cluster_that_ended_is_not_waited_for(ended: Any) -> None:
     client = SimpleNamespace(nthreads=dict, status="running", cluster=SimpleNamespace(status=ended))
