@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -178,8 +179,18 @@ def test_the_limit_of_a_control_group_is_what_a_machine_can_give(
     assert cluster.memory_left() == left * GIB
 
 
-def test_cuda_without_dask_cuda_or_driver_says_what_to_do() -> None:
-    with pytest.raises(errors.InputError, match=r"dask-cuda|driver"), cluster.connect(kind="cuda"):
+def test_cuda_without_a_driver_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NVMLError(Exception):
+        pass
+
+    def absent() -> None:
+        raise NVMLError("NVML Shared Library Not Found")
+
+    monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=absent))
+    with (
+        pytest.raises(errors.InputError, match=r"no usable NVIDIA driver \(NVMLError\); use --cluster local"),
+        cluster.connect(kind="cuda"),
+    ):
         pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -113,6 +114,27 @@ def test_the_dockerfile_copies_what_the_package_needs_and_nothing_that_is_not_th
         assert re.search(r"^RUN apt-get .* libexpat1 ", text, re.MULTILINE)
     (extras,) = re.findall(r"^ARG EXTRAS=(.*)$", text, re.MULTILINE)
     assert set(extras.split(",")) <= project["project"]["optional-dependencies"].keys()
+
+
+def test_the_image_starts_what_it_is_told_to(tmp_path: Path) -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    # What the operator has schedulers and workers do is the whole command, and so are ours.
+    kubecluster = pytest.importorskip("dask_kubernetes.operator.kubecluster.kubecluster")
+    spec = kubecluster.make_cluster_spec("fuse", image="stfgan_xr:0.1.0")["spec"]
+    told = [spec[part]["spec"]["containers"][0]["args"] for part in ("scheduler", "worker")]
+    (container,) = cronjob()["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    (default,) = re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)
+    (example,) = re.findall(r"^#   docker run .* stfgan_xr (.*)$", text, re.MULTILINE)
+    assert not re.search(r"^ENTRYPOINT", text, re.MULTILINE)
+    (made,) = re.findall(r"^RUN (for name in .*?)\n\n", text, re.MULTILINE | re.DOTALL)
+    subprocess.run(["sh", "-c", made.replace("/usr/local/bin", str(tmp_path))], check=True)
+    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    for words in (*told, container["args"], json.loads(default), shlex.split(example)):
+        command = [*words, "--help"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=100, env=os.environ | {"PATH": path}
+        )
+        assert {word for word in words if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", done.stdout))
 
 
 def test_the_options_for_batch_systems_are_those_that_dask_jobqueue_knows() -> None:
