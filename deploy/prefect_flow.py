@@ -1,4 +1,7 @@
-"""A nightly run as a Prefect flow: ``python deploy/prefect_flow.py`` serves it, in an environment with ``prefect>=3``.
+"""A nightly run as a Prefect flow, in an environment with ``prefect>=3``, beside a server that schedules it:
+
+    prefect server start
+    PREFECT_API_URL=http://127.0.0.1:4200/api PYTHON=/srv/stfgan/.venv/bin/python python deploy/prefect_flow.py
 
 ``PYTHON`` names the interpreter of the environment that stfgan_xr is installed in. Keep the two apart: Prefect takes
 other versions of some libraries than constraints.txt. What is tried again, and what not, follows from the exit codes of
