@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 from dask.delayed import Delayed
+from dask.system import cpu_count
 
 from stfgan_xr import deployments
 from stfgan_xr.deployments import LOST
@@ -41,8 +42,8 @@ AHEAD = 2
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores this process may use, of those that its machine, batch job or container has."""
+    return cpu_count()
 
 
 def memory_left() -> int:

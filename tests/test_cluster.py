@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import dask
+import dask.system
 import numpy as np
 import pytest
 import xarray as xr
@@ -177,6 +177,12 @@ def test_the_limit_of_a_control_group_is_what_a_machine_can_give(
     monkeypatch.setattr(cluster, "_GROUPS", tmp_path / "groups")
     monkeypatch.setattr(cluster.psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
     assert cluster.memory_left() == left * GIB
+
+
+def test_cores_are_those_that_a_container_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cluster.cores() <= len(os.sched_getaffinity(0))
+    monkeypatch.setattr(dask.system, "_try_extract_cgroup_cpu_quota", lambda: (50_000, 100_000))
+    assert cluster.cores() == 1
 
 
 def test_cuda_without_a_driver_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
