@@ -33,6 +33,9 @@ SETTLE = 0.5
 """Seconds after which a lease that was taken over is looked at again: of two that took it over one remains."""
 
 
+ATTEMPTS = 5
+
+
 @dataclass(frozen=True)
 class Holder:
     """Who holds a folder: a process of a machine, and until when (seconds since 1970) unless it is renewed."""
@@ -107,9 +110,13 @@ class Lease:
         ResourceError
             If somebody holds it, who is named.
         """
-        if self.folder.create(LEASE, self._content(time.time())):
-            return
-        now = holder(self.folder)
+        for _ in range(ATTEMPTS):
+            if self.folder.create(LEASE, self._content(time.time())):
+                return
+            now = holder(self.folder)
+            if now is not None or self.folder.read(LEASE) is not None:
+                break
+            # Given back between the two: whoever makes the next one first has it.
         if now is not None and not now.is_gone:
             self._refuse(now)
         if now is not None:

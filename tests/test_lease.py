@@ -45,6 +45,26 @@ def test_the_second_is_refused_with_who_holds_it(folder: Folder) -> None:
         pass
 
 
+def test_a_lease_that_is_given_back_meanwhile_is_taken_like_any_other(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = type(folder).create, list[str]()
+
+    def create(self: Folder, key: str, content: bytes) -> bool:
+        asked.append(key)
+        if len(asked) == 1:
+            return False  # somebody's, who lets go of it now
+        self.write_json(LEASE, other)  # and somebody else takes it
+        return real(self, key, content)
+
+    with held(folder):
+        other = json.loads(folder.read(LEASE) or b"") | {"token": "other", "pid": os.getppid(), "started": time.time()}
+    monkeypatch.setattr(type(folder), "create", create)
+    with pytest.raises(ResourceError, match=f"in use by process {os.getppid()}"):
+        Lease(folder).take()
+    assert holder(folder).token == "other"  # type: ignore[union-attr]
+
+
 def test_a_lease_of_a_process_that_runs_holds(folder: Folder) -> None:
     write(folder)
     with pytest.raises(ResourceError, match=f"process {os.getppid()}"), held(folder):
