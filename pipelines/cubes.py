@@ -379,6 +379,17 @@ def noting_failures(folder: Folder, document: dict[str, Any], crew: Crew) -> Ite
         raise
 
 
+def parse_run(content: bytes) -> dict[str, Any] | None:
+    """What a ``run.json`` says; None if it is damaged."""
+    try:
+        document = json.loads(content)
+        recorded_days(document)
+        whole = isinstance(document["request"], dict) and isinstance(document["status"], str)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return dict(document) if whole else None
+
+
 def check_folder(folder: Folder, wanted: dict[str, Any], overwrite: bool = False) -> dict[str, Any]:
     """The run.json of a folder that was made with the same request, or an empty one.
 
@@ -398,12 +409,9 @@ def check_folder(folder: Folder, wanted: dict[str, Any], overwrite: bool = False
         return {}
     if content is None:
         return {}
-    try:
-        document: dict[str, Any] = json.loads(content)
-        stored = document["request"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
-        raise InputError(f"{folder / RUN} is damaged; choose another --out or add --overwrite") from None
-    plain = json.loads(json.dumps(wanted))
+    if (document := parse_run(content)) is None:
+        raise InputError(f"{folder / RUN} is damaged; choose another --out or add --overwrite")
+    stored, plain = document["request"], json.loads(json.dumps(wanted))
     # A folder that holds only cubes knows no method yet; a fusion goes on with it.
     shared = stored.keys() & plain.keys()
     store.refuse_difference(folder, {k: stored[k] for k in shared}, {k: plain[k] for k in shared})

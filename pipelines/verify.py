@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -38,13 +37,9 @@ def read_run(folder: Folder) -> dict[str, Any]:
     content = folder.read(RUN)
     if content is None:
         raise InputError(f"{folder}: not a run folder, it has no {RUN}")
-    try:
-        document = json.loads(content)
-        if isinstance(document["request"], dict) and isinstance(document["status"], str):
-            return dict(document)
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise InputError(f"{folder / RUN} is damaged; run the same command again with --overwrite")
+    if (document := cubes.parse_run(content)) is None:
+        raise InputError(f"{folder / RUN} is damaged; run the same command again with --overwrite")
+    return document
 
 
 def names_of(document: dict[str, Any]) -> tuple[str, ...]:
