@@ -29,6 +29,7 @@ from stfgan_xr.predictors.stages import AnchorName, Architecture, Schedule, anch
 from stfgan_xr.samples import Sample
 
 RESULTS = Path(__file__).parent / "results" / "ablations.json"
+DOCUMENT = Path(__file__).parent / "ablations.md"
 RATIO = 16
 
 
@@ -120,6 +121,24 @@ def _trained(variant: Variant, pool: list[Sample], halo: Halo, steps: int) -> Ru
     return run
 
 
+def document(figures: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "# Ablations",
+        f"`python -m benchmarks.ablations` trains each variant for {figures['steps']} steps on the same samples of the",
+        f"corpus (worlds 1 to 16), in the same order, and scores it on {figures['samples']} samples of unseen worlds",
+        "(from 301 on) with brackets of 4 to 64 days. RMSE over B, the better of linear and delta of each sample, of stage",
+        "1 (which is what a network of one stage would give) and of both.",
+        "",
+        "| variant | parameters | one stage: RMSE / B | two stages: RMSE / B | worst |",
+        "|---|---|---|---|---|",
+    ]
+    for row in figures["variants"]:
+        scores = f"{row['stage1']['mean']:.3f} | {row['stage2']['mean']:.3f} | {row['stage2']['worst']:.3f}"
+        lines.append(f"| {row['name']} | {row['parameters'] / 1e6:.2f} M | {scores} |")
+    return "\n".join(lines) + "\n"
+
+
 def command(
     corpus: Annotated[Path, typer.Option(help="Worlds and runs to train on, as of make weights.")] = Path(
         "build/corpus"
@@ -150,7 +169,10 @@ def command(
         cells = (f"{first['mean']:.3f}", f"{second['mean']:.3f}", f"{second['worst']:.3f}", f"{share:.1f} x")
         table.add_row(variant.name, f"{count / 1e6:.2f} M", *cells)
         err.print(variant.name, *cells, highlight=False)
-        to.write_text(json.dumps({"steps": steps, "samples": len(test), "variants": rows}, indent=1) + "\n")
+        figures = {"steps": steps, "samples": len(test), "variants": rows}
+        to.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if to == RESULTS:
+        DOCUMENT.write_text(document(figures), encoding="utf-8")
     out.print(table)
 
 

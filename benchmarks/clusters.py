@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import psutil
 from benchmarks import survival
 from benchmarks.survival import ROOT, Plan, contents, reader, torn
 from stfgan_xr import store
+from tests.dask_processes import Joined, joined
 
 NOTES = "STFGAN_XR_NOTES"
 """Names the folder where workers note what they begin, and find traps."""
@@ -176,32 +178,13 @@ def _killed_workers(plan: Plan, out: Path, notes: Path, draw: random.Random, mos
 
 
 @contextmanager
-def dask(folder: Path, workers: int = 2, threads: int = 1) -> Iterator[tuple[str, psutil.Popen]]:
-    """A scheduler with workers, each in processes of its own: its address, and the scheduler."""
-    file = folder / "scheduler.json"
-    file.unlink(missing_ok=True)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
-    named = ["--scheduler-file", str(file)]
-    base = [sys.executable, "-m"]
-    scheduler = psutil.Popen(
-        [*base, "distributed.cli.dask_scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard", *named],
-        **quiet,
-    )
-    options = ["--nworkers", str(workers), "--nthreads", str(threads), "--no-dashboard", "--death-timeout", "60"]
-    crew = psutil.Popen(
-        [*base, "distributed.cli.dask_worker", *options, "--local-directory", str(folder), *named],
-        env=_noting(folder / "dask.notes"), **quiet,
-    )  # fmt: skip
-    try:
-        while not file.is_file():
-            time.sleep(0.1)
-        yield json.loads(file.read_text())["address"], scheduler
-    finally:
-        for process in (crew, scheduler):
-            for one in [*process.children(recursive=True), process] if process.is_running() else []:
-                with suppress(psutil.Error):
-                    one.kill()
-            process.wait()
+def dask(folder: Path, workers: int = 2, threads: int = 1) -> Iterator[Joined]:
+    """A scheduler with workers that note their blocks, each in a process of its own."""
+    folder.mkdir()
+    with joined(folder, _noting(folder / "notes") | {"PYTHONPATH": str(ROOT)}) as running:
+        for number in range(workers):
+            running.worker(number, preload="from benchmarks.clusters import dask_setup\n", threads=threads)
+        yield running
 
 
 class _Ends:
@@ -245,10 +228,10 @@ def scheduler_kills(plan: Plan, count: int, seed: int = 0) -> dict[str, Any]:
     """Runs whose scheduler, a process of its own, is killed."""
     draw, ends = random.Random(seed), _Ends(plan)
     for number in range(count):
-        out = plan.folder / f"scheduler-{number}"
-        with dask(plan.folder) as (address, scheduler):
-            process = _start(plan, out, plan.folder / "dask.notes", "--scheduler", address)
-            ends.end(process, out, scheduler.kill, draw.randint(1, 10))
+        out, folder = plan.folder / f"scheduler-{number}", plan.folder / f"scheduler-{number}.dask"
+        with dask(folder) as running:
+            process = _start(plan, out, folder / "notes", "--scheduler", running.address)
+            ends.end(process, out, partial(running.kill, "scheduler"), draw.randint(1, 10))
     return ends.told()
 
 
@@ -284,7 +267,8 @@ def repeats(plan: Plan, count: int = 5) -> dict[str, Any]:
         out = plan.folder / f"processes-{number}"
         subprocess.run(_command(plan, out, "--workers", str(number)), check=True, capture_output=True)
         found.append(contents(out))
-    with dask(plan.folder, 1, 2) as (address, _):
-        subprocess.run(_command(plan, plan.folder / "threads", "--scheduler", address), check=True, capture_output=True)
+    with dask(plan.folder / "threads.dask", 1, 2) as running:
+        command = _command(plan, plan.folder / "threads", "--scheduler", running.address)
+        subprocess.run(command, check=True, capture_output=True)
         found.append(contents(plan.folder / "threads"))
     return {"runs": len(found), "different": len(set(found))}

@@ -1,10 +1,16 @@
-"""A nightly run as a Prefect flow: ``pip install prefect``, then ``python deploy/prefect_flow.py`` serves it.
+"""A nightly run as a Prefect flow, in an environment with ``prefect>=3``, beside a server that schedules it:
 
-What is to be tried again, and what not, follows from the exit codes of the command.
+    prefect server start
+    PREFECT_API_URL=http://127.0.0.1:4200/api PYTHON=/srv/stfgan/.venv/bin/python python deploy/prefect_flow.py
+
+``PYTHON`` names the interpreter of the environment that stfgan_xr is installed in. Keep the two apart: Prefect takes
+other versions of some libraries than constraints.txt. What is tried again, and what not, follows from the exit codes of
+the command.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -27,7 +33,7 @@ def may_help(task: object, run: object, state: State) -> bool:
 @task(retries=3, retry_delay_seconds=[600, 1800, 3600], retry_condition_fn=may_help)
 def fuse(arguments: list[str]) -> int:
     """Run the command and pass its lines on; the exit code."""
-    command = [sys.executable, "-m", "pipelines.fuse", *arguments]
+    command = [os.environ.get("PYTHON", sys.executable), "-m", "pipelines.fuse", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             for line in process.stdout or ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +32,7 @@ from stfgan_xr.deployments import KINDS, make_fit, model_sent, versions
 from stfgan_xr.errors import IncompleteError, InputError
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import describe
-from stfgan_xr.lease import Lease, held
+from stfgan_xr.lease import LEASE, Lease, held
 from stfgan_xr.scenes import ITEMS
 from stfgan_xr.sensors import BANDS
 
@@ -306,11 +306,14 @@ def changes_of(before: dict[str, dict[str, Any]], inputs: dict[str, dict[str, st
 
 
 def records_of(path: Folder) -> dict[str, dict[str, Any]]:
-    """The records of a cube by block; of a cube that is not there, or whose records are damaged, none."""
-    try:
-        return {record["block"]: record for record in store.records(path)} if store.is_there(path) else {}
-    except IncompleteError:
-        return {}
+    """The records of a cube by block; none of a cube that is not there.
+
+    Raises
+    ------
+    IncompleteError
+        If one is damaged: what its block was made from, nobody knows.
+    """
+    return {record["block"]: record for record in store.records(path)} if store.is_there(path) else {}
 
 
 def write_cubes(source: Source, folder: Folder, crew: Crew) -> dict[str, dict[str, Any]]:
@@ -337,10 +340,23 @@ def write_cubes(source: Source, folder: Folder, crew: Crew) -> dict[str, dict[st
     return {name: store.seal(folder / name) for name in regions}
 
 
+def _settings(method: Any) -> Any:
+    """What of a method decides on its pixels, as JSON: not where its weights lie, nor what computes them."""
+    if isinstance(found := getattr(method, "digest", None), str):
+        return found
+    if is_dataclass(method):
+        names = [part.name for part in fields(method) if part.name not in ("path", "device")]
+        return {"type": type(method).__name__, **{name: _settings(getattr(method, name)) for name in names}}
+    if isinstance(method, list | tuple):
+        return [_settings(part) for part in method]
+    return method if isinstance(method, str | int | float | None) else type(method).__name__
+
+
 def write(job: Job, path: str | Path | Folder, client: Client | None = None) -> xr.Dataset:
     """Write a planned fusion as a cube, with its progress shown, and open it.
 
-    Blocks of it that are there already are kept: that they are of the same imagery is for the caller to see to.
+    Blocks of it that are there already are kept: that they were made in the same way is checked, that they are of the
+    same imagery is for the caller to see to.
 
     Parameters
     ----------
@@ -359,7 +375,9 @@ def write(job: Job, path: str | Path | Folder, client: Client | None = None) -> 
         If blocks were given up; all others are written.
     """
     folder, crew = as_folder(path), Crew(client)
-    identity = {"method": type(job.predictor).__name__, "model": getattr(job.predictor, "sha256", None)}
+    options = {"bracket_days": job.options.bracket_days, "keep_observed": job.options.keep_observed}
+    found = _settings(job.predictor)
+    identity = options | (found if isinstance(found, dict) else {"type": found})
     pending = store.prepare(folder, job.layout, identity)
     with model_sent(client, job.predictor):
         write_blocks(str(folder), job.write_tasks(folder, pending), pending, job.layout, crew)
@@ -384,6 +402,17 @@ def noting_failures(folder: Folder, document: dict[str, Any], crew: Crew) -> Ite
         raise
 
 
+def parse_run(content: bytes) -> dict[str, Any] | None:
+    """What a ``run.json`` says; None if it is damaged."""
+    try:
+        document = json.loads(content)
+        recorded_days(document)
+        whole = isinstance(document["request"], dict) and isinstance(document["status"], str)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return dict(document) if whole else None
+
+
 def check_folder(folder: Folder, wanted: dict[str, Any], overwrite: bool = False) -> dict[str, Any]:
     """The run.json of a folder that was made with the same request, or an empty one.
 
@@ -403,12 +432,9 @@ def check_folder(folder: Folder, wanted: dict[str, Any], overwrite: bool = False
         return {}
     if content is None:
         return {}
-    try:
-        document: dict[str, Any] = json.loads(content)
-        stored = document["request"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
-        raise InputError(f"{folder / RUN} is damaged; choose another --out or add --overwrite") from None
-    plain = json.loads(json.dumps(wanted))
+    if (document := parse_run(content)) is None:
+        raise InputError(f"{folder / RUN} is damaged; choose another --out or add --overwrite")
+    stored, plain = document["request"], json.loads(json.dumps(wanted))
     # A folder that holds only cubes knows no method yet; a fusion goes on with it.
     shared = stored.keys() & plain.keys()
     store.refuse_difference(folder, {k: stored[k] for k in shared}, {k: plain[k] for k in shared})
@@ -466,8 +492,17 @@ class Staff:
         return max(1, min(cores(), int(memory_left() // need) if need else cores()))
 
     @contextmanager
-    def gathered(self, folder: Folder, lease: Lease, need: float = 0.0) -> Iterator[Crew]:
-        """Within it they are there and fit for the work of a run folder, which is held.
+    def gathered(self, folder: Folder, lease: Lease | None = None, need: float = 0.0) -> Iterator[Crew]:
+        """Within it they are there and fit for the work of a run folder.
+
+        Parameters
+        ----------
+        folder
+            The run folder.
+        lease
+            By which it is held; without one it is only read.
+        need
+            Bytes of memory that each of them needs.
 
         Raises
         ------
@@ -477,7 +512,8 @@ class Staff:
         with connect(self.count(need), self.scheduler, self.cluster or "local") as client:
             if client is not None:
                 err.print(f"dashboard: {client.dashboard_link}", markup=False, soft_wrap=True)
-                make_fit(client, folder, lease.token)
+                known = (RUN, folder.read(RUN) or b"") if lease is None else (LEASE, lease.token.encode())
+                make_fit(client, folder, *known)
             yield Crew(client, self.minutes, lease)
 
 
@@ -516,15 +552,16 @@ def command(
         if fused and (request.period or request.days != recorded_days(document)):
             raise InputError(f"{folder} holds a fusion, which pipelines.fuse gives more days; choose another --out")
         source = open_source(request, folder)
-        if not fused or "failed" in document:
-            facts = {"request": request.identity(), "versions": versions(), "status": "cubes"}
-            document = facts | {"dates": [day.isoformat() for day in request.days]} | source.origin
-            folder.write_json(RUN, document)
         days = f"{len(source.acquired)} Landsat days, {len(source.modis.time)} MODIS days"
         out.print(f"grid: {describe(source.grid)}; {days}")
         check_disk(folder, {name: layout for name, (_, layout) in cube_layouts(source).items()})
-        with staff.gathered(folder, lease) as crew, noting_failures(folder, document, crew):
-            write_cubes(source, folder, crew)
+        with staff.gathered(folder, lease) as crew:
+            if not fused:
+                facts = {"request": request.identity(), "versions": versions(), "status": "cubes"}
+                document = facts | {"dates": [day.isoformat() for day in request.days]} | source.origin
+                folder.write_json(RUN, document)
+            with noting_failures(folder, document, crew):
+                write_cubes(source, folder, crew)
     out.print(
         f"done: {folder / 'landsat.zarr'} and {folder / 'modis.zarr'}; open them with stfgan_xr.open_cube",
         markup=False,

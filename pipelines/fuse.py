@@ -156,8 +156,17 @@ def _finished(run: Run, document: dict[str, Any]) -> bool:
     # Cubes that were deleted to save space are not missed, those that are unfinished are.
     if not all(store.is_complete(cube) for name in CUBES if store.is_there(cube := run.folder / name)):
         return False
+    _refuse_empty(run, document["coverage"])
     out.print(f"nothing to do: {run.result} is complete for {calendar.describe(run.request.days)}")
     return True
+
+
+def _refuse_empty(run: Run, coverage: float) -> None:
+    if coverage == 0:
+        raise NothingToDo(
+            f"{run.result}: no pixel has a clear Landsat observation within {run.request.bracket_days} days and MODIS; "
+            "widen --bracket-days or choose other --dates"
+        )
 
 
 def _adapted(run: Run, landsat: xr.Dataset, modis: xr.Dataset, ratio: int) -> tuple[Run, dict[str, Any]]:
@@ -315,14 +324,15 @@ def _write(
     """Write what is missing of the run, or others now; the share of its pixels that have a value, and its area."""
     started = time.monotonic()
     run, source = _opened(run, model)
-    document = run.document(status="writing", nights=nights, **source.origin)
-    run.folder.write_json(RUN, document)
     job = run.job(source.landsat, source.modis)
     layouts = {name: layout for name, (_, layout) in cubes.cube_layouts(source).items()}
     check_disk(run.folder, layouts | {"fused.zarr": job.layout})
     need = job.memory()
     with staff.gathered(run.folder, lease, need) as crew:
         check_memory(job, staff.count(need), crew.client, own=staff.own)
+        # Not before all that may refuse it: it says what the folder is for.
+        document = run.document(status="writing", nights=nights, **source.origin)
+        run.folder.write_json(RUN, document)
         with cubes.noting_failures(run.folder, document, crew):
             facts = _execute(run, source, crew)
         coverage = _coverage(run.result)
@@ -453,7 +463,7 @@ def command(
     else:
         _refuse_choice(run)
     if _finished(run, document):
-        if report and folder.read(REPORT) is None and document["coverage"] > 0:
+        if report and folder.read(REPORT) is None:
             write_report(folder)
         return
     if plan:
@@ -466,11 +476,7 @@ def command(
         if _finished(run, document):
             return
         coverage, region = _write(run, model, lease, staff, document.get("nights", []), report)
-    if coverage == 0:
-        raise NothingToDo(
-            f"{run.result}: no pixel has a clear Landsat observation within {bracket_days} days and MODIS; "
-            "widen --bracket-days or choose other --dates"
-        )
+    _refuse_empty(run, coverage)
     _say_done(run, coverage, "pixels" if region is None else "pixels in the area")
 
 

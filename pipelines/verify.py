@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,13 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from dask.delayed import delayed
 
 from pipelines import cubes, fuse
 from pipelines.console import Log, main, out, track
 from pipelines.imagery import RUN, Request, are_of, open_source, read_area
 from stfgan_xr import store
-from stfgan_xr.cluster import cores
-from stfgan_xr.errors import IncompleteError, InputError
+from stfgan_xr.cluster import ATTEMPTS, Failed, cores
+from stfgan_xr.cluster import run as run_tasks
+from stfgan_xr.errors import IncompleteError, InputError, ResourceError
 from stfgan_xr.files import Folder, LocalFolder, as_folder
 from stfgan_xr.lease import held
 from stfgan_xr.predictors.methods import TRAINED, make
@@ -36,13 +37,9 @@ def read_run(folder: Folder) -> dict[str, Any]:
     content = folder.read(RUN)
     if content is None:
         raise InputError(f"{folder}: not a run folder, it has no {RUN}")
-    try:
-        document = json.loads(content)
-        if isinstance(document["request"], dict) and isinstance(document["status"], str):
-            return dict(document)
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise InputError(f"{folder / RUN} is damaged; run the same command again with --overwrite")
+    if (document := cubes.parse_run(content)) is None:
+        raise InputError(f"{folder / RUN} is damaged; run the same command again with --overwrite")
+    return document
 
 
 def names_of(document: dict[str, Any]) -> tuple[str, ...]:
@@ -50,13 +47,28 @@ def names_of(document: dict[str, Any]) -> tuple[str, ...]:
     return fuse.CUBES if "method" in document["request"] else fuse.CUBES[:2]
 
 
-def look_at(folder: Folder, names: tuple[str, ...]) -> Found:
-    """What is missing or damaged of each cube; of those that have something."""
-    found = {name: _look(folder / name, name) for name in names}
+def look_at(folder: Folder, names: tuple[str, ...], crew: cubes.Crew | None = None) -> Found:
+    """What is missing or damaged of each cube; of those that have something.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    names
+        Of its cubes.
+    crew
+        Who reads them; by default this process does.
+
+    Raises
+    ------
+    ResourceError
+        If a block cannot be checked, which says nothing about it.
+    """
+    found = {name: _look(folder / name, name, crew or cubes.Crew()) for name in names}
     return {name: damages for name, damages in found.items() if damages}
 
 
-def _look(path: Folder, name: str) -> list[store.Damage]:
+def _look(path: Folder, name: str, crew: cubes.Crew) -> list[store.Damage]:
     try:
         if not store.is_there(path):
             return [store.Damage("zarr.json", "there is no such cube yet")]
@@ -64,17 +76,30 @@ def _look(path: Folder, name: str) -> list[store.Damage]:
     except InputError:
         return [ROOT]
     found = list[store.Damage]()
-    with ThreadPoolExecutor(cores()) as pool:
-        # Decompression and SHA-256 leave the interpreter free.
-        results = pool.map(partial(store.check_block, path), blocks)
-        for some in track(name, results, len(blocks), _megapixels(blocks[0])):
-            found += some
-    damages += found or store.check_seal(path)
+    for some in track(name, _checked(path, blocks, crew), len(blocks), _megapixels(blocks[0])):
+        found += some
+    # Workers end in any order.
+    damages += sorted(found, key=lambda damage: (damage.block or "", damage.key)) or store.check_seal(path)
     if not damages:
         out.print(
             f"{name}: {len(blocks)} blocks, {len(blocks) * len(store.variables_of(path))} chunks, all as recorded"
         )
     return damages
+
+
+def _checked(path: Folder, blocks: list[store.Block], crew: cubes.Crew) -> Iterator[list[store.Damage]]:
+    """What is wrong with each block, as they are checked."""
+    if crew.client is None:
+        with ThreadPoolExecutor(cores()) as pool:
+            # Decompression and SHA-256 leave the interpreter free.
+            yield from pool.map(partial(store.check_block, path), blocks)
+        return
+    tasks = (delayed(store.check_block, pure=False)(path, block) for block in blocks)
+    for result in run_tasks(tasks, crew.client, crew.minutes):
+        if isinstance(result, Failed):
+            name = blocks[result.number].name
+            raise ResourceError(f"{path}: {name} failed to be checked {ATTEMPTS} times ({result.why})")
+        yield result
 
 
 def _megapixels(block: store.Block) -> float:
@@ -142,6 +167,9 @@ def command(
         bool, typer.Option("--repair", help="Make again what is missing or damaged, and just that.")
     ] = False,
     workers: cubes.Workers = None,
+    scheduler: cubes.Scheduler = None,
+    cluster: cubes.ClusterKind = None,
+    block_minutes: cubes.BlockMinutes = cubes.BLOCK_MINUTES,
     log: Log = "text",
 ) -> None:
     """Check every chunk of a run's cubes against its record.
@@ -150,26 +178,34 @@ def command(
     blocks of Landsat and MODIS again from the scenes of the run, and fuses others again by its method; they must become
     what they were.
     """
-    folder = as_folder(run)
+    folder, staff = as_folder(run), cubes.Staff(workers, scheduler, cluster, block_minutes)
     folder.check()
     document = read_run(folder)
     names = names_of(document)
-    found = look_at(folder, names)
-    for line in _lines(found):
-        out.print(line, markup=False, soft_wrap=True)
-    if not found:
-        return
-    count = sum(map(len, found.values()))
     if not mend:
-        raise IncompleteError(f"{folder}: {count} files are missing or damaged; --repair makes them again")
-    with held(folder) as lease:
+        with staff.gathered(folder) as crew:
+            count = _tell(look_at(folder, names, crew))
+        if count:
+            raise IncompleteError(f"{folder}: {count} files are missing or damaged; --repair makes them again")
+        return
+    with held(folder) as lease, staff.gathered(folder, lease) as crew:
+        found = look_at(folder, names, crew)
+        if not (count := _tell(found)):
+            return
         _take_back(folder, found)
-        with cubes.Staff(workers).gathered(folder, lease) as crew, cubes.noting_failures(folder, document, crew):
+        with cubes.noting_failures(folder, document, crew):
             repair(folder, document, crew)
-        left = look_at(folder, tuple(found))
+        left = look_at(folder, tuple(found), crew)
     if left:
         raise IncompleteError(f"{folder}: still damaged, first {next(_lines(left))}")
     out.print(f"repaired: {count} files", markup=False)
+
+
+def _tell(found: Found) -> int:
+    """Print what is missing or damaged; how many files that are."""
+    for line in _lines(found):
+        out.print(line, markup=False, soft_wrap=True)
+    return sum(map(len, found.values()))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ DTYPES = ("float16", "float32", "int64", "uint8")
 _FOLDER = Path(__file__).parent / "weights"
 _HELD: dict[Path, bytes] = {}
 """Files that a worker was sent, under the names that they have where they came from."""
+_HOLDERS = Counter[Path]()
+"""How often each checkpoint was sent and not taken back: several runs may use the same workers."""
 
 Array = npt.NDArray[Any]
 
@@ -80,14 +83,19 @@ def contents(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
 
 
 def hold(path: Path, tensors: bytes, config: bytes) -> None:
-    """From now on a checkpoint is these bytes in this process, whatever is on its disk, until :func:`drop`."""
+    """From now on a checkpoint is these bytes in this process, whatever is on its disk, until as many :func:`drop`."""
     _HELD.update({path: tensors, path.with_suffix(".json"): config})
+    _HOLDERS[path] += 1
 
 
 def drop(path: Path) -> None:
-    """Forget what is held of a checkpoint."""
+    """Forget what is held of a checkpoint, if nobody else had it held."""
+    _HOLDERS[path] -= 1
+    if _HOLDERS[path] > 0:
+        return
     for name in (path, path.with_suffix(".json")):
         _HELD.pop(name, None)
+    del _HOLDERS[path]
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:

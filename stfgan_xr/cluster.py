@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 from dask.delayed import Delayed
+from dask.system import cpu_count
 
 from stfgan_xr import deployments
 from stfgan_xr.allocation import give_back_freed, keep_freed
@@ -28,36 +29,62 @@ if TYPE_CHECKING:
     from distributed import Client
 
 log = logging.getLogger(__name__)
-_CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
+_OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 ATTEMPTS = 3
 """How often a task is tried that fails for no known reason."""
 MOST_FAILED = 20
 """After so many tasks that failed, and none that did not, the rest is not tried."""
 TOO_LONG = 75
 """With which a worker ends whose task took too long."""
-WATCHED = ("write_block", "lineage")
+WATCHED = ("write_block", "lineage", "check_block")
 """In the names of the tasks of a run that may take long."""
 AHEAD = 2
 """Tasks submitted for each worker thread: enough to keep it busy, few enough to keep the graph small."""
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores this process may use, of those that its machine, batch job or container has."""
+    return cpu_count()
 
 
 def memory_left() -> int:
-    """Bytes that this machine can still give: what is free, within the limit of the control group if there is one."""
+    """Bytes that this machine can still give: what is free, within the limits of the control groups this process is in,
+    as batch systems, containers and systemd set them."""
     left = int(psutil.virtual_memory().available)
-    for limit, used in _CGROUPS:
+    for group, limit, used in _memory_groups():
         try:
-            left = min(left, int(Path(limit).read_text()) - int(Path(used).read_text()))
+            free = int((group / limit).read_text()) - int((group / used).read_text())
         except (OSError, ValueError):  # none, or "max"
             continue
+        left = min(left, free + _cache(group))
     return left
+
+
+def _memory_groups() -> Iterator[tuple[Path, str, str]]:
+    """The control groups of this process, from the innermost on, and the files of their limit and of what is used."""
+    lines = _OWN_GROUPS.read_text().splitlines() if _OWN_GROUPS.is_file() else []
+    for _, kinds, name in (line.split(":", 2) for line in lines if line.count(":") > 1):
+        if kinds == "":
+            tree, files = _GROUPS, ("memory.max", "memory.current")
+        elif "memory" in kinds.split(","):
+            tree, files = _GROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        own = tree / name.lstrip("/")
+        # A container may be told the name that it has outside: then only the root of the tree is there.
+        for group in (own, *own.parents):
+            yield group, *files
+            if group == tree:
+                break
+
+
+def _cache(group: Path) -> int:
+    """Bytes of files that are kept in memory as long as nobody wants it; they count as used."""
+    try:
+        stated = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return sum(int(stated.get(f"total_{name}", stated.get(name, 0))) for name in ("inactive_file", "active_file"))
 
 
 def memory_of_workers(client: Client) -> int | None:
@@ -113,13 +140,11 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=15)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"--scheduler {scheduler}: no Dask scheduler answers there ({type(error).__name__})"
-            ) from None
+        except (OSError, ValueError, TypeError) as error:  # the last of encryption that is not set up
+            raise InputError(f"--scheduler {scheduler}: no Dask scheduler answers there ({_say(error)})") from None
     else:
         deployments.configure(max(1, cores() // max(workers, 1)))
-        client = deployments.start(kind, workers).get_client()
+        client = _client_of(deployments.start(kind, workers), kind)
     with client:
         try:
             with deployments.replaced(client.cluster if kind in deployments.HERE else None):
@@ -132,8 +157,30 @@ def connect(workers: int = 1, scheduler: str | None = None, kind: str = "local")
             deployments.abandon(client.cluster)
             raise
         finally:
-            if client.cluster is not None:
-                client.cluster.close()
+            _close(client.cluster)
+
+
+def _client_of(cluster: Any, kind: str) -> Client:
+    try:
+        client: Client = cluster.get_client()
+    except BaseException as error:
+        _close(cluster)
+        if not isinstance(error, OSError):
+            raise
+        raise ResourceError(
+            f"--cluster {kind}: the scheduler that was started does not answer ({_say(error)})"
+        ) from None
+    return client
+
+
+def _close(cluster: Any) -> None:
+    """Close a cluster of this run's own; None: there is none. What ended the run is not hidden by a failure of that."""
+    if cluster is None:
+        return
+    try:
+        cluster.close()
+    except Exception as error:  # of whatever started it
+        log.warning("the cluster may still be there: %s", _say(error))
 
 
 @dataclass(frozen=True)
@@ -283,10 +330,11 @@ def _as_they_end(
 
     def wanted() -> int:
         """How many tasks to submit: workers come and go, and a cluster that grows does so by what waits for them."""
-        threads = _threads(client)
-        if joined := threads.keys() - known:
-            deployments.check_versions(client, joined)
-            known.update(joined)
+        with deployments.asking():
+            threads = dict(client.nthreads())
+            if joined := threads.keys() - known:
+                deployments.check_versions(client, joined)
+                known.update(joined)
         return (ahead or AHEAD * max(1, sum(threads.values()))) - len(places)
 
     def submit() -> list[Any]:
@@ -305,13 +353,6 @@ def _as_they_end(
         for other in submit():
             queue.add(other)
         yield number, task, result
-
-
-def _threads(client: Client) -> dict[str, int]:
-    try:
-        return dict(client.nthreads())
-    except OSError:
-        raise ResourceError(LOST) from None
 
 
 def _outcome(future: Any, number: int, client: Client) -> Any | Failed:
@@ -338,21 +379,26 @@ def _watched(client: Client, minutes: float | None) -> Iterator[None]:
         yield
         return
     own = client.cluster is not None
-    plugin = _watchdog(60 * minutes, ("",) if own else WATCHED)
+    plugin = _watchdog(60 * minutes, ("",) if own else WATCHED, client.id)
     # Workers of this run's own end with it.
     with deployments.told(client, plugin, for_good=own):
         yield
 
 
-def _watchdog(seconds: float, which: tuple[str, ...]) -> Any:
+def _watchdog(seconds: float, which: tuple[str, ...], owner: str = "") -> Any:
     """A plugin of workers that ends them if a task with one of some words in its name takes too long."""
     from distributed import WorkerPlugin
 
     class Watchdog(WorkerPlugin):
-        name = "stfgan_xr-watchdog"
+        name = f"stfgan_xr-watchdog-{owner}"
 
         def __init__(self) -> None:
             self.timers: dict[Any, threading.Timer] = {}
+
+        def teardown(self, worker: Any) -> None:
+            # It is not told any more that their tasks ended.
+            for timer in self.timers.values():
+                timer.cancel()
 
         def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
             if finish == "executing" and any(word in str(key) for word in which):

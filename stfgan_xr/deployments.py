@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from stfgan_xr import checkpoint
 from stfgan_xr.errors import InputError, ResourceError, StfganError
 from stfgan_xr.files import Folder
-from stfgan_xr.lease import holder
 from stfgan_xr.remote import redact
 
 if TYPE_CHECKING:
@@ -201,6 +200,15 @@ def replaced(cluster: Any) -> Iterator[None]:
 # ---------------------------------------------------------------- workers made fit
 
 
+@contextmanager
+def asking() -> Iterator[None]:
+    """Within it, that a scheduler does not answer is a :class:`ResourceError`; failures of workers are answers."""
+    try:
+        yield
+    except OSError:  # CommClosedError is one
+        raise ResourceError(LOST) from None
+
+
 def tell(client: Client, say: Callable[[Any], Any], what: Any) -> None:
     """Tell all workers something; the scheduler hangs up if one of them dies meanwhile, and is asked again.
 
@@ -215,7 +223,7 @@ def tell(client: Client, say: Callable[[Any], Any], what: Any) -> None:
         try:
             say(what)
             return
-        except OSError:  # CommClosedError is one
+        except OSError:
             time.sleep(1)
     raise ResourceError(LOST)
 
@@ -310,17 +318,17 @@ def check_versions(client: Client, workers: Collection[str] | None = None) -> No
     compare_versions({address: theirs for address, theirs in found.items() if isinstance(theirs, dict)})
 
 
-def _looks(folder: Folder, token: str) -> str | None:
+def _looks(folder: Folder, key: str, held: bytes) -> str | None:
     """What is wrong with a run folder as this worker sees it; None if nothing."""
     try:
         folder.check()
-        now = holder(folder)
+        content = folder.read(key)
     except (StfganError, OSError) as error:
         return str(error)
-    return None if now is not None and now.token == token else "it is not what the command sees under that name"
+    return None if content is not None and held in content else "it is not what the command sees under that name"
 
 
-def check_reach(client: Client, folder: Folder, token: str) -> None:
+def check_reach(client: Client, folder: Folder, key: str, held: bytes) -> None:
     """Refuse workers that do not see the run folder.
 
     Parameters
@@ -328,16 +336,16 @@ def check_reach(client: Client, folder: Folder, token: str) -> None:
     client
         Of the workers.
     folder
-        The run folder, held by a lease.
-    token
-        Of the lease.
+        The run folder.
+    key, held
+        A file of it, and what no other folder's has in it: the token of its lease, say.
 
     Raises
     ------
     InputError
         With the first of them, and what to do.
     """
-    found = client.run(_looks, folder, token, on_error="return")
+    found = client.run(_looks, folder, key, held, on_error="return")
     for address, problem in found.items():
         if problem is not None and not isinstance(problem, OSError):
             raise InputError(
@@ -362,7 +370,8 @@ def await_workers(client: Client, patience: float | None = None) -> None:
         if patience is not None and now - begun > patience:
             address = client.scheduler_info()["address"]
             raise InputError(f"the scheduler has no worker after {patience:.0f} s; start some: dask worker {address}")
-        if client.status != "running" or getattr(client.cluster, "status", None) in _ENDED:
+        status = getattr(client.cluster, "status", None)  # a text of some clusters, a member of an Enum of others
+        if client.status != "running" or getattr(status, "name", status) in _ENDED:
             raise ResourceError("the cluster ended before a worker came; look at the logs of its jobs")
         if now - said > REMINDER:
             log.warning("no worker yet after %.0f s; the jobs may be queued", now - begun)
@@ -370,12 +379,13 @@ def await_workers(client: Client, patience: float | None = None) -> None:
         time.sleep(0.2)
 
 
-def make_fit(client: Client, folder: Folder, token: str) -> None:
+def make_fit(client: Client, folder: Folder, key: str, held: bytes) -> None:
     """Wait for workers, and refuse those that cannot do the work of a run: see :func:`check_versions` and
     :func:`check_reach`."""
-    await_workers(client, PATIENCE if client.cluster is None else None)
-    check_versions(client)
-    check_reach(client, folder, token)
+    with asking():
+        await_workers(client, PATIENCE if client.cluster is None else None)
+        check_versions(client)
+        check_reach(client, folder, key, held)
 
 
 @contextmanager
@@ -393,18 +403,19 @@ def model_sent(client: Client | None, predictor: Any) -> Iterator[None]:
     if client is None or path is None:
         yield
         return
-    with told(client, _weights(path, checkpoint.contents(path), predictor)):
+    with told(client, _weights(path, checkpoint.contents(path), predictor, client.id)):
         yield
 
 
-def _weights(path: Path, content: tuple[bytes, bytes], predictor: Any) -> Any:
+def _weights(path: Path, content: tuple[bytes, bytes], predictor: Any, owner: str) -> Any:
     """A plugin of workers that holds a checkpoint under the name it has here, and loads it."""
     import asyncio
 
     from distributed import WorkerPlugin
 
     class Weights(WorkerPlugin):
-        name = f"stfgan_xr-weights-{predictor.sha256[:16]}"
+        # Others on the same scheduler may use the same weights, and take back their own.
+        name = f"stfgan_xr-weights-{predictor.sha256[:16]}-{owner}"
 
         async def setup(self, worker: Any) -> None:
             checkpoint.hold(path, *content)

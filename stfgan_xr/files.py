@@ -18,7 +18,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -48,6 +48,8 @@ READERS = 16
 _PARTIAL = re.compile(r"\..+\.\d+-\d+\.partial|.+\.[0-9a-f]{32}\.partial")
 """Files that are being written: ours, and those of Zarr."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""What file systems without hard links say, those of USB sticks and of many mounts."""
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|bucket does not exist")
 
 
@@ -112,6 +114,15 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
 
 
+def _create_here(path: Path, content: bytes) -> bool:
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
 class Folder(ABC):
     """A folder of a run; files in it are named from it on, ``blocks/t00000.json``. It pickles as its address.
 
@@ -120,7 +131,7 @@ class Folder(ABC):
     ResourceError
         If something cannot be written or deleted.
     SourceError, InputError
-        If something cannot be read, or there is no such bucket; of object stores only.
+        If something cannot or may not be read, or there is no such bucket.
     """
 
     @abstractmethod
@@ -247,7 +258,12 @@ class LocalFolder(Folder):
 
     def read(self, key: str) -> bytes | None:
         path = self.path / key
-        return path.read_bytes() if path.is_file() else None
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except PermissionError:
+            raise InputError(f"cannot read {path}: permission denied; run as its owner, or choose another") from None
 
     def write(self, key: str, content: bytes) -> None:
         with self.writing():
@@ -264,8 +280,10 @@ class LocalFolder(Folder):
     def _settle_names(self, keys: Sequence[str]) -> None:
         """Let the names of files survive a loss of power, and those of the folders that they lie in."""
         inner = {parent for key in keys for parent in Path(key).parents}
-        for path in (*sorted(self.path / name for name in inner), self.path.parent):
+        for path in sorted(self.path / name for name in inner):
             _fsync(path)
+        with suppress(PermissionError):  # it may be closed to readers
+            _fsync(self.path.parent)
 
     def names(self, key: str = "") -> list[str]:
         folder = self.path / key
@@ -346,6 +364,10 @@ class LocalFolder(Folder):
                 os.link(partial, path)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return _create_here(path, content)
             finally:
                 partial.unlink(missing_ok=True)
         return True
@@ -510,4 +532,5 @@ def _reason(address: str, error: Exception) -> tuple[str, bool]:
         return f"the store answers {status[1].strip()}{f' ({code[1]})' if code else ''}", False
     if re.search(r"error sending request|HTTP error|timed out|Timeout", text):
         return "the store does not answer; check AWS_ENDPOINT_URL and the network", False
-    return f"{type(error).__name__}: {text.splitlines()[0][:160]}", False
+    first = re.sub(r"\?\S*", "", text.partition("\n")[0])
+    return f"{type(error).__name__}: {first[:160]}", False

@@ -33,6 +33,9 @@ SETTLE = 0.5
 """Seconds after which a lease that was taken over is looked at again: of two that took it over one remains."""
 
 
+ATTEMPTS = 5
+
+
 @dataclass(frozen=True)
 class Holder:
     """Who holds a folder: a process of a machine, and until when (seconds since 1970) unless it is renewed."""
@@ -95,8 +98,7 @@ class Lease:
         self.renewed = self.started
         self._ended = threading.Event()
 
-    def _content(self) -> bytes:
-        now = time.time()
+    def _content(self, now: float) -> bytes:
         mine = Holder(self.token, _machine(), socket.gethostname(), os.getpid(), self.started, now + SECONDS)
         return to_json(asdict(mine))
 
@@ -108,15 +110,19 @@ class Lease:
         ResourceError
             If somebody holds it, who is named.
         """
-        if self.folder.create(LEASE, self._content()):
-            return
-        now = holder(self.folder)
+        for _ in range(ATTEMPTS):
+            if self.folder.create(LEASE, self._content(time.time())):
+                return
+            now = holder(self.folder)
+            if now is not None or self.folder.read(LEASE) is not None:
+                break
+            # Given back between the two: whoever makes the next one first has it.
         if now is not None and not now.is_gone:
             self._refuse(now)
         if now is not None:
             log.warning("%s: the run of %s ended without a word; going on with it", self.folder, now)
         # Written over, not deleted: whoever begins in between would find nothing, and not wait to see who was last.
-        self.folder.write(LEASE, self._content())
+        self.folder.write(LEASE, self._content(time.time()))
         time.sleep(SETTLE)
         now = holder(self.folder)
         if now is None or now.token != self.token:
@@ -140,9 +146,10 @@ class Lease:
                 if now is not None and now.token != self.token:
                     self.renewed = 0.0
                     return
-                self.folder.write(LEASE, self._content())
-                self.renewed = time.time()
-            except StfganError as error:
+                begun = time.time()  # others count from there, however long writing takes
+                self.folder.write(LEASE, self._content(begun))
+                self.renewed = begun
+            except (StfganError, OSError) as error:
                 log.warning("the lease of %s cannot be renewed: %s", self.folder, error)
 
     def release(self) -> None:
@@ -189,7 +196,7 @@ def held(folder: Folder) -> Iterator[Lease]:
         renewal.join(5)
         try:
             lease.release()
-        except StfganError as error:  # not over what ended the run
+        except (StfganError, OSError) as error:  # not over what ended the run
             log.warning("the lease of %s cannot be given back: %s", folder, error)
         if absent and isinstance(folder, LocalFolder):
             with suppress(OSError):  # a run that was refused leaves nothing, one that wrote something is not empty

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,8 +31,15 @@ def _feed(into: Any, value: Any) -> None:
     elif is_dataclass(value):
         for part in fields(value):
             _feed(into, getattr(value, part.name))
-    else:
+    elif _is_plain(value):
         into.update(repr(value).encode())
+    else:
+        raise TypeError(f"{type(value).__name__} in a digest: it is not known how to hold all of it")
+
+
+def _is_plain(value: Any) -> bool:
+    numbers = value if isinstance(value, tuple) else (value,)
+    return all(number is None or isinstance(number, str | Real) for number in numbers)
 
 
 @dataclass

@@ -40,12 +40,12 @@ SLOW_SECONDS, SLOW_BYTES = 30.0, 1000.0
 """An answer that takes longer than this, at so many bytes a second, is given up; GDAL is told the same."""
 REFUSAL_SECONDS = 60.0
 """For so long a name and password that were refused are not sent again: services lock accounts after a few tries."""
-_SECRET = re.compile(r"\?[^\s'\"]*|(?<=authorization:).*|(?<=cookie:).*", re.IGNORECASE)
+_SECRET = re.compile(r"\?[^\s'\"]*|(?<=://)[^\s'\"/@]*@|(?<=authorization:).*|(?<=cookie:).*", re.IGNORECASE)
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 
 
 def redact(text: str) -> str:
-    """A text without what may hold tokens: queries of addresses, and headers of logins.
+    """A text without what may hold tokens: queries and logins of addresses, and headers of logins.
 
     >>> redact("https://a.example/b.tif?sig=secret: no such host")
     'https://a.example/b.tif no such host'
@@ -73,7 +73,7 @@ def seconds_asked(header: str | None) -> float:
         return min(float(text), LONGEST_WAIT)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     left = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.now(UTC)
     return min(max(left.total_seconds(), 0.0), LONGEST_WAIT)

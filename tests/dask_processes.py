@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,8 +42,9 @@ def until(answer: Callable[[], bool], seconds: float = 120) -> None:
 class Joined:
     """A scheduler and the workers that were started for it, each in a working folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder, self.processes = folder, dict[str, subprocess.Popen[bytes]]()
+        self.environment = os.environ | {"DASK_LOGGING__DISTRIBUTED": "info"} | environment
         said = folder / "scheduler.json"
         more = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--no-show"]
         self._start("scheduler", [*more, "--scheduler-file", str(said)])
@@ -56,16 +57,16 @@ class Joined:
         command = [sys.executable, "-m", "dask", name.split("-")[0], *arguments]
         with (where / "log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                command, cwd=where, stdout=log, stderr=log, start_new_session=True, env=os.environ | {"DASK_LOGGING__DISTRIBUTED": "info"},
-            )  # fmt: skip
+                command, cwd=where, stdout=log, stderr=log, start_new_session=True, env=self.environment
+            )
 
-    def worker(self, number: int, hidden: Path | None = None, preload: str = "") -> None:
-        """Start a worker of one thread that cannot read files of a folder."""
+    def worker(self, number: int, hidden: Path | None = None, preload: str = "", threads: int = 1) -> None:
+        """Start a worker that cannot read files of a folder, and runs a script first."""
         name = f"worker-{number}"
         script = self.folder / f"{name}.py"
         script.write_text(preload + ("" if hidden is None else HIDE.format(hidden=str(hidden))))
         own = self.folder / name
-        more = ["--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--name", name]
+        more = ["--host", "127.0.0.1", "--nthreads", str(threads), "--no-nanny", "--no-dashboard", "--name", name]
         self._start(name, [self.address, *more, "--local-directory", str(own), "--preload", str(script)])
 
     def kill(self, name: str) -> None:
@@ -85,10 +86,10 @@ class Joined:
 
 
 @contextmanager
-def joined(folder: Path) -> Iterator[Joined]:
+def joined(folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Joined]:
     """A scheduler for workers to join; all of them end with it."""
     folder.mkdir(parents=True, exist_ok=True)
-    running = Joined(folder)
+    running = Joined(folder, environment or {})
     try:
         yield running
     finally:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import dask
+import dask.system
 import numpy as np
 import pytest
 import xarray as xr
 from dask.delayed import delayed
 from distributed import LocalCluster
 from distributed.comm.core import CommClosedError
+from distributed.core import Status
 
 from pipelines import cubes
 from stfgan_xr import cluster, deployments, errors, files, fusion, store
+from stfgan_xr.predictors.fitfc import FitFC
 from stfgan_xr.predictors.methods import make
+from stfgan_xr.predictors.uncertainty import CAUSES, Calibrated, Uncertainty
 from tests.failing_tasks import die, fail, fail_oddly, fail_until, hang, square, starve
 from tests.synthetic import Scene, day
 from tests.test_commands import arguments, catalog, run  # noqa: F401
@@ -58,8 +64,140 @@ def test_no_scheduler_answers() -> None:
         pass
 
 
-def test_cuda_without_dask_cuda_or_driver_says_what_to_do() -> None:
-    with pytest.raises(errors.InputError, match=r"dask-cuda|driver"), cluster.connect(kind="cuda"):
+def test_an_encrypted_scheduler_without_certificates_is_said() -> None:
+    with (
+        pytest.raises(errors.InputError, match=r"no Dask scheduler answers there \(TypeError: TLS expects"),
+        cluster.connect(scheduler="tls://127.0.0.1:9"),
+    ):
+        pass
+
+
+class Ending:
+    """A cluster that cannot be closed, with the client that it gives."""
+
+    status = Status.running
+
+    def get_client(self) -> Ending:
+        return self
+
+    @property
+    def cluster(self) -> Ending:
+        return self
+
+    def __enter__(self) -> Ending:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def close(self) -> None:
+        raise ConnectionError("https://gateway.example/api?token=secret does not answer")
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"), [(CommClosedError, errors.ResourceError), (KeyboardInterrupt, None), (None, None)]
+)
+def test_a_cluster_that_cannot_be_closed_is_told_of_and_hides_nothing(
+    raised: type[BaseException] | None, seen: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(deployments, "start", lambda *_: Ending())
+    with pytest.raises(seen or raised) if raised else nullcontext(), cluster.connect(2, kind="gateway"):  # type: ignore[arg-type]
+        if raised:
+            raise raised
+    assert "the cluster may still be there: ConnectionError: https://gateway.example/api does" in caplog.text
+
+
+def test_a_cluster_whose_scheduler_does_not_answer_is_closed_and_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def silent(self: Ending) -> Ending:
+        raise OSError("Timed out trying to connect to gateway://gateway.example/?token=secret")
+
+    monkeypatch.setattr(Ending, "get_client", silent)
+    monkeypatch.setattr(deployments, "start", lambda *_: Ending())
+    with (
+        pytest.raises(errors.ResourceError, match=r"--cluster gateway: .* does not answer \(OSError: Timed [^?]*\)"),
+        cluster.connect(2, kind="gateway"),
+    ):
+        pass
+    assert "the cluster may still be there" in caplog.text
+
+
+def test_a_scheduler_that_is_lost_before_workers_came_is_said_so(tmp_path: Path) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise OSError("Timed out trying to connect to tcp://10.0.0.5:8786 after 30 s")
+
+    there = SimpleNamespace(cluster=None, nthreads=lambda: {"tcp://10.0.0.5:4000": 1}, run=lost)
+    for client in (SimpleNamespace(cluster=None, nthreads=lost), there):
+        with pytest.raises(errors.ResourceError, match="scheduler is lost"):
+            deployments.make_fit(client, files.as_folder(tmp_path), "run.json", b"")  # type: ignore[arg-type]
+    with pytest.raises(errors.ResourceError, match="scheduler is lost"):
+        list(cluster.run([], there))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ended", [Status.closed, Status.failed, "closed"])
+def test_a_cluster_that_ended_is_not_waited_for(ended: Any) -> None:
+    client = SimpleNamespace(nthreads=dict, status="running", cluster=SimpleNamespace(status=ended))
+    with pytest.raises(errors.ResourceError, match="ended before a worker came"):
+        deployments.await_workers(client)  # type: ignore[arg-type]
+
+
+def _groups(folder: Path, files: dict[str, object]) -> None:
+    for name, value in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{value}\n")
+
+
+GIB = 2**30
+CACHE = f"anon 1\ninactive_file {GIB}\nactive_file {GIB}\nunevictable 0"
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "left"),
+    [
+        ("0::/", {"memory.max": 8 * GIB, "memory.current": 2 * GIB}, 6),
+        ("0::/a/job", {"a/job/memory.max": 8 * GIB, "a/job/memory.current": 2 * GIB}, 6),
+        ("0::/a/job", {"a/memory.max": 8 * GIB, "a/memory.current": 7 * GIB, "a/job/memory.max": "max"}, 1),
+        ("4:cpu,memory:/job\n0::/", {"memory/job/memory.limit_in_bytes": 4 * GIB, "memory/job/memory.usage_in_bytes": GIB}, 3),
+        # In a container the group is the root of what is mounted.
+        ("4:memory:/docker/4711", {"memory/memory.limit_in_bytes": 4 * GIB, "memory/memory.usage_in_bytes": GIB}, 3),
+        # What is kept of files is given up when memory is asked for.
+        ("0::/", {"memory.max": 8 * GIB, "memory.current": 8 * GIB, "memory.stat": CACHE}, 2),
+        ("4:memory:/", {"memory/memory.limit_in_bytes": 8 * GIB, "memory/memory.usage_in_bytes": 8 * GIB,
+                        "memory/memory.stat": f"inactive_file 7\ntotal_inactive_file {GIB}\ntotal_active_file {GIB}"}, 2),
+        ("0::/", {"memory.max": "max", "memory.current": GIB}, 64),
+        ("nonsense", {}, 64),
+    ],
+)  # fmt: skip
+def test_the_limit_of_a_control_group_is_what_a_machine_can_give(
+    own: str, files: dict[str, object], left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _groups(tmp_path, {"own": own} | {f"groups/{name}": value for name, value in files.items()})
+    monkeypatch.setattr(cluster, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(cluster, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(cluster.psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
+    assert cluster.memory_left() == left * GIB
+
+
+def test_cores_are_those_that_a_container_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cluster.cores() <= len(os.sched_getaffinity(0))
+    monkeypatch.setattr(dask.system, "_try_extract_cgroup_cpu_quota", lambda: (50_000, 100_000))
+    assert cluster.cores() == 1
+
+
+def test_cuda_without_a_driver_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NVMLError(Exception):
+        pass
+
+    def absent() -> None:
+        raise NVMLError("NVML Shared Library Not Found")
+
+    monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=absent))
+    with (
+        pytest.raises(errors.InputError, match=r"no usable NVIDIA driver \(NVMLError\); use --cluster local"),
+        cluster.connect(kind="cuda"),
+    ):
         pass
 
 
@@ -188,11 +326,43 @@ def test_blocks_that_fail_are_listed_and_the_rest_goes_on(
     }
     assert len(asked) == 3 + cluster.ATTEMPTS
     assert len(store.missing_blocks(out / "fused.zarr")) == 1
+    # The cubes alone do not make another run of it.
+    alone = ["--catalog", catalog, "--dates", "2020-03-01/2020-03-02", "--bands", "red", "--bracket-days", "4"]
+    assert run(*alone, "--out", str(out), command=cubes.command)[0] == 0
+    assert json.loads((out / "run.json").read_text()) == document
     monkeypatch.setattr(fusion, "fuse_block", real)
     assert run(*given)[0] == 0
     document = json.loads((out / "run.json").read_text())
     assert document["status"] == "complete"
     assert "failed" not in document
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "named"),
+    [
+        ({}, {"bracket_days": 30}, "bracket_days was 64, now 30"),
+        ({}, {"keep_observed": False}, "keep_observed was true, now false"),
+        ({"count": 9}, {"count": 20}, "count was 9, now 20"),
+        ({"own": 0.004}, {"own": 0.005}, "parameters: uncertainty was"),
+        ({"own": 0.004, "count": 9}, {"own": 0.004}, "parameters: predictor was"),
+    ],
+)
+def test_a_cube_that_is_written_from_python_is_not_gone_on_with_in_another_way(
+    one: dict[str, Any], other: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    scene = Scene(height=64, width=64)
+
+    def job(count: int = 20, own: float | None = None, **options: Any) -> fusion.Job:
+        method: Any = FitFC(scene.bands, scene.ratio, radius=4, count=count)
+        if own is not None:
+            causes, widths = ((1e-5,) * len(CAUSES),) * 2, ((0.8, 2.0),) * 2
+            method = Calibrated(method, Uncertainty(scene.bands, causes, widths, (own, own)))
+        return fusion.plan(scene.landsat, scene.modis, method, [day(8)], tile=64, **options)
+
+    cubes.write(job(**one), tmp_path / "a.zarr")
+    assert cubes.write(job(**one), tmp_path / "a.zarr").sizes["time"] == 1
+    with pytest.raises(errors.InputError, match=named):
+        cubes.write(job(**other), tmp_path / "a.zarr")
 
 
 def test_when_every_block_fails_not_all_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,3 +401,15 @@ def test_a_scheduler_that_is_lost_is_said_so(client: Telling, monkeypatch: pytes
     monkeypatch.setattr(deployments.time, "sleep", lambda _: None)
     with pytest.raises(errors.ResourceError, match="scheduler is lost"):
         deployments.tell(client, client.tell, "a")  # type: ignore[arg-type]
+
+
+def test_a_watchdog_that_is_taken_back_ends_nobody_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = list[int]()
+    monkeypatch.setattr(cluster.os, "_exit", ended.append)
+    kept, taken_back = cluster._watchdog(0.1, ("write_block",)), cluster._watchdog(0.1, ("write_block",))
+    for plugin in (kept, taken_back):
+        plugin.transition("write_block-1", "ready", "executing")
+    taken_back.teardown(None)
+    for timer in (*kept.timers.values(), *taken_back.timers.values()):
+        timer.join()
+    assert ended == [cluster.TOO_LONG]

@@ -18,7 +18,7 @@ import pytest
 import xarray as xr
 from shapely.geometry import Polygon, mapping
 
-from pipelines import evaluate, fuse
+from pipelines import cubes, evaluate, fuse
 from pipelines.console import main
 from stfgan_xr import checkpoint, open_cube, store
 from stfgan_xr.aoi import read_aoi
@@ -255,11 +255,33 @@ def test_an_area_of_any_shape_is_marked_and_the_rest_of_its_blocks_is_left_out(
     )
 
 
+def test_a_run_without_a_value_says_so_each_time(
+    catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [*arguments(catalog, tmp_path / "run", dates="2020-03-01"), "--bands", "red", "--bracket-days", "4"]
+    monkeypatch.setattr(fuse, "_coverage", lambda _: 0.0)
+    for _ in range(2):
+        code, _, err = run(*given)
+        assert code == 3
+        assert "no pixel has a clear Landsat observation within 4 days and MODIS" in err
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b"5", b"\xff", b"{}", b'{"request": 1}', b'{"request": {}, "dates": 1}']
+)
+def test_a_damaged_run_json_is_said(
+    catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]], content: bytes
+) -> None:
+    (tmp_path / "run.json").write_bytes(content)
+    for command in (fuse.command, cubes.command):
+        code, _, err = run("--catalog", catalog, "--dates", DATES, "--out", str(tmp_path), command=command)
+        assert code == 2
+        assert "run.json is damaged; choose another --out or add --overwrite" in err
+
+
 def test_cubes_first_and_fusion_later_is_the_same_run(
     finished: Path, catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:
-    from pipelines import cubes
-
     out = tmp_path / "run"
     assert run("--catalog", catalog, "--dates", DATES, "--out", str(out), command=cubes.command)[0] == 0
     assert not (out / "fused.zarr").exists()
@@ -273,8 +295,6 @@ def test_cubes_first_and_fusion_later_is_the_same_run(
 def test_the_clouds_that_a_run_leaves_out_are_recorded_with_it(
     catalog: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:
-    from pipelines import cubes
-
     out, little = tmp_path / "run", ("--dates", "2020-03-01", "--bracket-days", "10", "--bands", "red")
     asked = ("--catalog", catalog, "--out", str(out), *little)
     assert run(*asked, "--max-cloud", "2.5", command=cubes.command)[0] == 0

@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines import cubes
+from pipelines import cubes, verify
 from stfgan_xr import checkpoint, cluster, deployments, errors, files
+from stfgan_xr.predictors.methods import make
 from tests.dask_processes import OTHER_NUMPY, Joined, joined, until
 from tests.test_commands import arguments, catalog, digest, files_in, run  # noqa: F401
 
@@ -125,6 +128,52 @@ def test_workers_that_do_not_see_the_run_folder_are_refused(places: tuple[Path, 
     assert re.search(r"error: worker tcp://\S+ does not see the run folder run .* s3://bucket/run", done.stderr)
 
 
+def test_workers_verify_and_repair_a_run(
+    places: tuple[Path, Path], expected: list[str], two: Joined, finished: Path, run: Callable[..., tuple[int, str, str]]  # noqa: F811
+) -> None:  # fmt: skip
+    shared, own = places
+    out, there = shared / "verified", ("--scheduler", two.address)
+    shutil.copytree(finished, out)
+    code, said, err = run(str(out), *there, command=verify.command)
+    assert code == 0, err
+    assert said.count("all as recorded") == 3
+    assert not (out / "lease.json").exists()
+    assert all(count > 1 for count in executed(two.address).values())
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for name in (
+        "landsat.zarr/nir/c/3/0/0",
+        "landsat.zarr/red/c/1/0/0",
+        "landsat.zarr/qa/c/1/0/0",
+        "fused.zarr/red/c/0/0/0",
+    ):
+        (out / name).unlink()
+    code, said, err = run(str(out), *there, command=verify.command)
+    assert code == 6
+    assert [line for line in said.splitlines() if line.endswith("missing")] == [
+        f"{name}: missing" for name in
+        ("landsat.zarr/qa/c/1/0/0", "landsat.zarr/red/c/1/0/0", "landsat.zarr/nir/c/3/0/0", "fused.zarr/red/c/0/0/0")
+    ]  # fmt: skip
+    code, said, err = run(str(out), "--repair", *there, command=verify.command)
+    assert code == 0, err
+    assert "repaired: 4 files" in said
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    # What the workers do not see they cannot check.
+    shutil.copytree(finished, own / "verified")
+    code, _, err = run(str(own / "verified"), *there, command=verify.command)
+    assert code == 2
+    assert "does not see the run folder" in err
+
+
+def test_a_block_that_no_worker_can_check_is_not_said_to_be_damaged(
+    finished: Path, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    monkeypatch.setattr(verify, "run_tasks", lambda *_: iter([cluster.Failed(0, "KilledWorker")]))
+    monkeypatch.setattr(cubes.Staff, "gathered", lambda *_: nullcontext(cubes.Crew(object())))
+    code, _, err = run(str(finished), command=verify.command)
+    assert code == 5
+    assert re.search(r"landsat\.zarr: t00000\S* failed to be checked 3 times \(KilledWorker\)", err)
+
+
 def test_a_worker_of_other_versions_is_refused_also_if_it_comes_late(two: Joined) -> None:
     with cluster.connect(scheduler=two.address) as client:
         assert client is not None
@@ -133,6 +182,36 @@ def test_a_worker_of_other_versions_is_refused_also_if_it_comes_late(two: Joined
         until(two.has(3))
         with pytest.raises(errors.InputError, match=r"has numpy 1\.0\.0 \(here \d"):
             list(cluster.run([], client))
+
+
+def test_two_runs_on_one_scheduler_leave_each_other_their_weights_and_limits(
+    places: tuple[Path, Path], two: Joined
+) -> None:
+    predictor = make("stfgan", ["red", "nir"], places[1] / "stfgan.safetensors")
+    with cluster.connect(scheduler=two.address) as one, cluster.connect(scheduler=two.address) as other:
+        assert one is not None
+        assert other is not None
+        with deployments.model_sent(one, predictor), cluster._watched(one, 60):
+            with deployments.model_sent(other, predictor), cluster._watched(other, 90):
+                assert [len(found) for found in plugins(one).values()] == [4, 4]
+            # What the other has taken back was its own. The worker that comes now cannot see the file.
+            assert [len(found) for found in plugins(one).values()] == [2, 2]
+            two.worker(3, places[1])
+            until(two.has(3))
+            held = one.run(lambda path: len(checkpoint.contents(path)[0]), predictor.path)
+            assert list(held.values()) == [predictor.path.stat().st_size] * 3
+    with cluster.connect(scheduler=two.address) as client:
+        assert client is not None
+        assert [found for found in plugins(client).values() if found] == []
+
+
+def plugins(client: Any) -> dict[str, list[str]]:
+    """Of each worker the plugins of ours that it has."""
+
+    def names(dask_worker: Any) -> list[str]:
+        return [name for name in dask_worker.plugins if name.startswith("stfgan_xr")]
+
+    return dict(client.run(names))
 
 
 # ---------------------------------------------------------------- what is missing
@@ -204,7 +283,7 @@ def test_a_scheduler_without_workers_is_said(tmp_path: Path, monkeypatch: pytest
     with joined(tmp_path / "dask") as running, cluster.connect(scheduler=running.address) as client:
         assert client is not None
         with pytest.raises(errors.InputError, match=f"no worker after 0 s; start some: dask worker {running.address}"):
-            deployments.make_fit(client, files.as_folder(tmp_path), "")
+            deployments.make_fit(client, files.as_folder(tmp_path), "run.json", b"")
 
 
 @pytest.mark.parametrize(
@@ -244,6 +323,9 @@ def test_a_checkpoint_that_is_held_needs_no_file_and_is_still_checked(tmp_path: 
         found = checkpoint.load_tensors(there)
         assert found.keys() == checkpoint.load_tensors(checkpoint.shipped()).keys()
         checkpoint.hold(there, tensors[:-4] + b"\0\0\0\1", config)
+        with pytest.raises(errors.InputError, match="SHA-256"):
+            checkpoint.load_tensors(there)
+        checkpoint.drop(there)
         with pytest.raises(errors.InputError, match="SHA-256"):
             checkpoint.load_tensors(there)
     finally:

@@ -108,6 +108,7 @@ def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         "\u00b2",
         "Fri, 31 Dec 1999 23:59:59 GMT",
         "Fri, 99 Dec 1999 23:59:59 GMT",
+        f"Fri, 31 Dec 1999 23:59:59 +{'9' * 20}",
     ):
         assert seconds_asked(text) == 0
 

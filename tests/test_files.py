@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stfgan_xr.errors import InputError, ResourceError, SourceError, StfganError
-from stfgan_xr.files import Folder, LocalFolder, ObjectFolder, as_folder
+from stfgan_xr.files import Folder, LocalFolder, ObjectFolder, _reason, as_folder
 from tests.conftest import CREDENTIALS
 from tests.object_server import Objects, always
 
@@ -183,10 +186,60 @@ def test_a_store_that_is_not_there_is_an_error(objects: Objects, monkeypatch: py
     assert "does not answer; check AWS_ENDPOINT_URL" in str(failure(folder.check))
 
 
-def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["run", "run/below", "run/far/below"])
+def test_a_file_is_no_run_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(InputError, match=r"--out \S+/run: is a file; choose a folder"):
-        as_folder(tmp_path / "run").check()
-    with pytest.raises(InputError, match=r"--out \S+/run/a/b: \S+/run is a file; choose a folder"):
-        as_folder(tmp_path / "run" / "a" / "b").check()
+    with pytest.raises(InputError, match="run:? is a file; choose a folder"):
+        as_folder(tmp_path / name).check()
     as_folder(tmp_path / "absent" / "b").check()
+
+
+def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run.json").write_text("{}")
+
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(InputError, match=r"cannot read .*run\.json: permission denied"):
+        as_folder(tmp_path).read("run.json")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK])
+def test_a_file_is_created_once_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = as_folder(tmp_path / "run")
+    assert folder.create("a", b"1")
+    assert not folder.create("a", b"2")
+    assert folder.read("a") == b"1"
+    assert folder.names() == ["a"]
+
+
+def test_a_folder_above_may_be_closed_to_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, above = os.open, tmp_path
+
+    def opened(path: Any, *more: Any, **others: Any) -> int:
+        if Path(path) == above:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *more, **others)
+
+    monkeypatch.setattr(os, "open", opened)
+    folder = as_folder(tmp_path / "run")
+    folder.write("a", b"1")
+    assert folder.read("a") == b"1"
+    above = tmp_path / "run"
+    with pytest.raises(ResourceError, match="permission denied"):
+        folder.write("a", b"2")
+
+
+def test_what_a_store_answers_is_not_shown_with_its_queries() -> None:
+    from obstore.exceptions import GenericError
+
+    said, _ = _reason("az://box/run", GenericError("Generic error: GET https://a.example/box?sig=secret: odd"))
+    assert said == "GenericError: Generic error: GET https://a.example/box odd"
+    assert _reason("az://box/run", GenericError(""))[0] == "GenericError: "

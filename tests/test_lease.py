@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -42,6 +43,26 @@ def test_the_second_is_refused_with_who_holds_it(folder: Folder) -> None:
     assert folder.names() == []
     with held(folder):
         pass
+
+
+def test_a_lease_that_is_given_back_meanwhile_is_taken_like_any_other(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = type(folder).create, list[str]()
+
+    def create(self: Folder, key: str, content: bytes) -> bool:
+        asked.append(key)
+        if len(asked) == 1:
+            return False  # somebody's, who lets go of it now
+        self.write_json(LEASE, other)  # and somebody else takes it
+        return real(self, key, content)
+
+    with held(folder):
+        other = json.loads(folder.read(LEASE) or b"") | {"token": "other", "pid": os.getppid(), "started": time.time()}
+    monkeypatch.setattr(type(folder), "create", create)
+    with pytest.raises(ResourceError, match=f"in use by process {os.getppid()}"):
+        Lease(folder).take()
+    assert holder(folder).token == "other"  # type: ignore[union-attr]
 
 
 def test_a_lease_of_a_process_that_runs_holds(folder: Folder) -> None:
@@ -95,6 +116,52 @@ def test_it_is_renewed_and_lost_if_it_cannot_be(folder: Folder, monkeypatch: pyt
         with pytest.raises(ResourceError, match="run the same command again"):
             mine.check()
     assert holder(folder).token == "other"  # type: ignore[union-attr]  # not given back: it is not ours
+
+
+def test_a_disk_that_fails_for_a_moment_does_not_end_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, real, failed, failing = files.as_folder(tmp_path / "run"), files.LocalFolder.read, list[str](), [False]
+    monkeypatch.setattr(lease, "RENEWED", 0.02)
+
+    def read(self: files.LocalFolder, key: str) -> bytes | None:
+        if failing[0]:
+            failed.append(key)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(self, key)
+
+    monkeypatch.setattr(files.LocalFolder, "read", read)
+    with held(folder) as mine:
+        failing[0] = True
+        _until(lambda: len(failed) > 2)
+        failing[0] = False
+        before = mine.renewed
+        _until(lambda: mine.renewed > before)
+        failing[0] = True
+    # And that it cannot be given back is not over what ended the run.
+    assert (tmp_path / "run" / LEASE).exists()
+
+
+def _until(answer: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not answer():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_lease_is_as_old_as_what_was_written(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, clock = Lease(folder), [time.time()]
+    mine.take()
+    monkeypatch.setattr(lease.time, "time", lambda: clock[0])
+    real = type(folder).write
+
+    def slow(self: Folder, key: str, content: bytes) -> None:
+        real(self, key, content)
+        clock[0] += 100
+        mine._ended.set()
+
+    monkeypatch.setattr(type(folder), "write", slow)
+    monkeypatch.setattr(lease, "RENEWED", 0)
+    mine._renew()
+    assert holder(folder).until == mine.renewed + lease.SECONDS  # type: ignore[union-attr]
 
 
 def test_a_store_that_cannot_be_written_is_no_lease(objects: Objects) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import limits
+from pipelines import cubes, fuse, limits
 from stfgan_xr import fusion, store
 from stfgan_xr.errors import ResourceError
 from stfgan_xr.files import LocalFolder, as_folder
@@ -97,6 +97,34 @@ def test_the_command_refuses_and_says_so_in_one_line(
     assert line.startswith("error: ")
     assert "of memory" in line
     assert not (tmp_path / "run" / "landsat.zarr").exists()
+
+
+@pytest.mark.parametrize("command", [fuse.command, cubes.command])
+@pytest.mark.parametrize("what", ["disk", "workers"])
+def test_a_run_that_is_refused_is_not_what_its_folder_is_for(
+    catalog: str,  # noqa: F811
+    tmp_path: Path,
+    run: Callable[..., tuple[int, str, str]],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., None],
+    what: str,
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise ResourceError("too little")
+
+    given = ["--catalog", catalog, "--out", str(tmp_path / "run"), "--bracket-days", "4"]
+    given = ["--catalog", catalog, "--out", str(tmp_path / "run"), "--bracket-days", "4", "--bands"]
+    short = {"disk": (LocalFolder, "free", lambda _: 1), "workers": (cubes, "connect", refused)}[what]
+    with monkeypatch.context() as now:
+        now.setattr(*short)
+        assert run(*given, "red,nir", "--dates", "2020-03-01/2020-03-10", command=command)[0] == 5
+    code, _, err = run(*given, "red", "--dates", "2020-03-01", command=command)
+    assert code == 0, err
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with monkeypatch.context() as now:
+        now.setattr(*short)
+        assert run(*given, "red", "--dates", "2020-03-01/2020-03-10", command=command)[0] == 5
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
 # ---------------------------------------------------------------- too little after all

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.main import get_command
 
 from benchmarks import nights
 from pipelines import fuse, imagery, updates, verify
@@ -223,6 +222,13 @@ def test_an_acquisition_between_those_of_a_block_is_seen() -> None:
     assert after.digest("one fit") != after.digest("another")
 
 
+@pytest.mark.parametrize("value", [(np.zeros(9),), [1, 2], {"a": 1}, object(), Path("a")])
+def test_what_a_digest_would_not_hold_whole_is_refused(value: Any) -> None:
+    # Of long arrays in a tuple the text of them holds just the ends.
+    with pytest.raises(TypeError, match=f"{type(value).__name__} in a digest"):
+        lineage._feed(hashlib.sha256(), value)
+
+
 def test_that_a_pixel_was_resampled_counts_for_the_blocks_that_see_it_and_no_others() -> None:
     def digest(rows: slice) -> str:
         scene = Scene(height=96, width=32, cloud=0)
@@ -249,6 +255,39 @@ def test_what_changes_and_changes_back_is_a_change(finished: Path, tmp_path: Pat
     assert updates.note_inputs(folder, result) == []
 
 
+def test_a_damaged_record_is_said_before_any_change_is_forgotten(tmp_path: Path, run: Command) -> None:
+    feed, out = nights.make_feed(tmp_path / "world", 4, 64, 1), tmp_path / "run"
+    given = nights._arguments(feed, f"P{nights.FIRST}D")
+    feed.deliver(0)
+    assert run(*given, "--out", str(out))[0] == 0
+    feed.deliver(1)  # a Landsat image becomes another
+    damaged = min((out / "fused.zarr/blocks").glob("t*"))
+    damaged.write_bytes(b"{")
+    code, _, err = run(*given, "--out", str(out))
+    assert code == 6
+    assert f"fused.zarr is damaged: blocks/{damaged.name} is no record; python -m pipelines.verify RUN --repair" in err
+    code, _, err = run(str(out), "--repair", command=verify.command)
+    assert code == 6
+    assert "run its own command again" in err
+    code, _, err = run(*given, "--out", str(out))
+    assert code == 0, err
+    first = feed.world.start
+    fresh = nights._arguments(feed, f"{first}/{feed.newest(1)}")
+    assert run(*fresh, "--out", str(tmp_path / "fresh"))[0] == 0
+    assert nights.differences(out, tmp_path / "fresh") == 0
+
+
+def test_a_damaged_record_of_the_imagery_does_not_hide_what_changed(
+    finished: Path, catalog: str, tmp_path: Path, run: Command
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    next((out / "landsat.zarr/blocks").glob("t*")).write_bytes(b"{")
+    code, _, err = run(*arguments(catalog, out, dates="P3D"))
+    assert code == 6
+    assert "landsat.zarr is damaged" in err
+
+
 def test_provisional_days_are_those_that_an_acquisition_may_still_reach(finished: Path) -> None:
     cube = store.open_counts(finished / "fused.zarr")
     open_ = ((cube.qa & int(Quality.EXTRAPOLATED)) != 0) & (cube.days_after == NO_AGE)
@@ -268,27 +307,6 @@ def test_a_block_without_a_clear_pixel_counts_for_nobody(tmp_path: Path) -> None
 
 
 # ---------------------------------------------------------------- ready files
-
-
-def _command(text: str) -> list[str]:
-    words = shlex.split(text)
-    return words[words.index("pipelines.fuse") + 1 :]
-
-
-def test_ready_files_name_options_that_there_are() -> None:
-    import typer
-
-    app = typer.Typer(add_completion=False)
-    app.command()(fuse.command)
-    known = {name for parameter in get_command(app).params for name in parameter.opts}
-    service = (ROOT / "deploy/stfgan-xr.service").read_text()
-    cron = (ROOT / "deploy/stfgan-xr.cron").read_text()
-    start = re.search(r"^ExecStart=(.*)$", service, re.MULTILINE)
-    assert start
-    job = next(line for line in cron.splitlines() if re.match(r"\d+ \d+ \* \* \* stfgan ", line))
-    for words in (_command(start[1]), _command(job.partition(">>")[0])):
-        assert {word for word in words if word.startswith("--")} <= known
-        assert words[words.index("--dates") + 1] == "P30D"
 
 
 def test_systemd_takes_the_units(tmp_path: Path) -> None:

@@ -387,6 +387,9 @@ def test_real_rasters_keep_a_crs_that_has_no_code(shared_data: Path) -> None:
 
 def test_tokens_do_not_show() -> None:
     assert redact("https://a.example/b.tif?sig=secret&se=1") == "https://a.example/b.tif"
+    assert redact("no way through http://name:secret@proxy.example:3128 to b@a.example") == (
+        "no way through http://proxy.example:3128 to b@a.example"
+    )
 
 
 @pytest.mark.parametrize("size", [10, 20])

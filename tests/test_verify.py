@@ -245,7 +245,7 @@ def test_damage_of_an_unfinished_run_is_taken_back_for_its_own_command(
     run: Callable[..., tuple[int, str, str]],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / "run"
+    out, hook = tmp_path / "run", sys.unraisablehook
     real = fuse.write_fused
 
     def killed(*_: Any) -> None:
@@ -264,7 +264,7 @@ def test_damage_of_an_unfinished_run_is_taken_back_for_its_own_command(
     assert [store.content_digest(out / name) for name in fuse.CUBES] == [
         store.content_digest(finished / name) for name in fuse.CUBES
     ]
-    assert sys.unraisablehook is not None
+    assert sys.unraisablehook is hook
 
 
 @pytest.mark.parametrize("spread", [False, True])

@@ -15,7 +15,15 @@ runs() {
 
 stop() {
   local daemon pid try
-  if runs slurmctld; then SLURM_CONF="$folder/slurm.conf" scancel --quiet --me || true; fi
+  if runs slurmctld && runs slurmd; then
+    export SLURM_CONF="$folder/slurm.conf"
+    scancel --quiet --me || true
+    # Without its daemon nobody kills a job that does not end by itself within KillWait.
+    for ((try = 0; try < 350; try++)); do
+      [[ -n "$(squeue -h 2>/dev/null)" ]] || break
+      sleep 0.1
+    done
+  fi
   for daemon in "${daemons[@]}"; do
     runs "$daemon" || continue
     pid="$(cat "$folder/$daemon.pid")"
