@@ -279,16 +279,16 @@ def _alarm(minutes: float | None) -> Iterator[None]:
 
 
 def _run_there(tasks: Iterable[Delayed], client: Client, minutes: float | None) -> Iterator[Any | Failed]:
-    with deployments.told(client, _thrift(), for_good=client.cluster is not None), _watched(client, minutes):
+    with deployments.told(client, _thrift(client.id), for_good=client.cluster is not None), _watched(client, minutes):
         yield from _tried_again(tasks, client)
 
 
-def _thrift() -> Any:
+def _thrift(owner: str) -> Any:
     """A plugin of workers that has them keep memory that they free; see :mod:`stfgan_xr.allocation`."""
     from distributed import WorkerPlugin
 
     class Thrift(WorkerPlugin):
-        name = "stfgan_xr-allocation"
+        name = f"stfgan_xr-allocation-{owner}"
 
         def setup(self, worker: Any) -> None:
             keep_freed()

@@ -128,7 +128,14 @@ def test_a_scheduler_that_is_lost_before_workers_came_is_said_so(tmp_path: Path)
     def lost(*_: object, **__: object) -> None:
         raise OSError("Timed out trying to connect to tcp://10.0.0.5:8786 after 30 s")
 
-    there = SimpleNamespace(cluster=None, nthreads=lambda: {"tcp://10.0.0.5:4000": 1}, run=lost)
+    there = SimpleNamespace(
+        cluster=None,
+        id="a",
+        status="closed",
+        nthreads=lambda: {"tcp://10.0.0.5:4000": 1},
+        run=lost,
+        register_plugin=lost,
+    )
     for client in (SimpleNamespace(cluster=None, nthreads=lost), there):
         with pytest.raises(errors.ResourceError, match="scheduler is lost"):
             deployments.make_fit(client, files.as_folder(tmp_path), "run.json", b"")  # type: ignore[arg-type]

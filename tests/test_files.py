@@ -189,7 +189,7 @@ def test_a_store_that_is_not_there_is_an_error(objects: Objects, monkeypatch: py
 @pytest.mark.parametrize("name", ["run", "run/below", "run/far/below"])
 def test_a_file_is_no_run_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(InputError, match="run:? is a file; choose a folder"):
+    with pytest.raises(InputError, match=r"run:? is a file; choose a folder"):
         as_folder(tmp_path / name).check()
     as_folder(tmp_path / "absent" / "b").check()
 
