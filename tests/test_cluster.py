@@ -197,7 +197,8 @@ def test_cuda_without_a_driver_says_what_to_do(monkeypatch: pytest.MonkeyPatch) 
     class NVMLError(Exception):
         pass
 
-    def absent() -> None:
+    def absent(threads_per_worker: int) -> None:
+        assert threads_per_worker == deployments.BLOCKS_A_GPU
         raise NVMLError("NVML Shared Library Not Found")
 
     monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=absent))

@@ -364,6 +364,11 @@ class Progress:
         """What it sees beyond a block."""
         return halo(self.ratio)
 
+    def memory(self, rows: int, columns: int, days: int) -> int:
+        """Bytes for a block with its halo, roughly: two images, and the covariances of a row of cells."""
+        covariance = 4 * ((2 * AROUND + 1) * points(self.ratio)) ** 4
+        return 8 * rows * columns * len(self.bands) + 10 * -(-columns // self.ratio) * covariance
+
     def prepare(self, bracket: Bracket) -> Prepared:
         """The evidence of an interval.
 
@@ -379,11 +384,11 @@ class Progress:
 
     def predict(self, prepared: Prepared, coarse: CoarseWindow) -> Prediction:
         """Mean ``(day, band, y, x)`` of the target days."""
+        pair, detail = prepared.pair, prepared.detail
         with torch.inference_mode():
-            return Prediction(np.stack([self._on(prepared, coarse, day).numpy() for day in coarse.days]))
-
-    def _on(self, prepared: Prepared, coarse: CoarseWindow, day: int) -> Tensor:
-        pair = prepared.pair
-        rise, lead = prepared.pace.on(coarse, day)
-        progress = (weight_after(pair, day) + pair.up(lead, points(pair.ratio))).clamp(0, 1)
-        return (pair.up(rise) + pair.fine_before).addcmul_(progress, prepared.detail)
+            mean = detail.new_empty(len(coarse.days), *detail.shape)
+            for image, day in zip(mean, coarse.days, strict=True):
+                rise, lead = prepared.pace.on(coarse, day)
+                progress = (weight_after(pair, day) + pair.up(lead, points(pair.ratio))).clamp(0, 1)
+                torch.addcmul(pair.fine_before + pair.up(rise), progress, detail, out=image)
+        return Prediction(mean.numpy())
