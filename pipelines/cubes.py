@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +33,7 @@ from stfgan_xr.deployments import KINDS, make_fit, model_sent, versions
 from stfgan_xr.errors import IncompleteError, InputError
 from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.grid import describe
-from stfgan_xr.lease import LEASE, Lease, held
+from stfgan_xr.lease import LEASE, Lease, held, refuse_others
 from stfgan_xr.scenes import ITEMS
 from stfgan_xr.sensors import BANDS
 
@@ -223,6 +224,11 @@ class Crew:
     failed: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    @property
+    def permit(self) -> store.Permit | None:
+        """What a worker asks before it writes: whether this run still holds the folder."""
+        return None if self.lease is None else partial(refuse_others, self.lease.folder, self.lease.token)
+
     def refuse_failed(self, folder: Folder) -> None:
         """Raise :class:`IncompleteError` if blocks were given up."""
         if self.failed:
@@ -334,7 +340,7 @@ def write_cubes(source: Source, folder: Folder, crew: Crew) -> dict[str, dict[st
         stale = [block for block, record in before.items() if record.get("inputs") != inputs.get(block)]
         pending = store.prepare(path, layout, identity, region=regions[name], stale=stale)
         crew.changes[name] = changes_of(before, inputs, pending)
-        tasks = store.write_tasks(dataset, path, layout, pending, inputs)
+        tasks = store.write_tasks(dataset, path, layout, pending, inputs, crew.permit)
         write_blocks(name, tasks, pending, layout, crew)
     crew.refuse_failed(folder)
     return {name: store.seal(folder / name) for name in regions}

@@ -263,7 +263,7 @@ def write_fused(
             updates.note_inputs(run.folder, result)
         written = updates.describe_blocks(job.layout, pending, stale, had)
         crew.changes["fused.zarr"] = written | {"compared": compared}
-        tasks = job.write_tasks(result, pending)
+        tasks = job.write_tasks(result, pending, crew.permit)
         cubes.write_blocks("fused.zarr", tasks, pending, job.layout, crew, f"fused.zarr ({run.method})")
     crew.refuse_failed(run.folder)
     updates.forget_versions(run.folder, result)

@@ -360,12 +360,14 @@ def _grid(dataset: xr.Dataset) -> GeoBox:
 
 
 def _write_block(
-    path: store.Where, layout: store.Layout, block: store.Block, sources: tuple[Any, Any], predictor: Predictor,
-    window: Window, days: Sequence[int], options: Options,
+    path: store.Where, layout: store.Layout, block: store.Block, permit: store.Permit | None,
+    sources: tuple[Any, Any], predictor: Predictor, window: Window, days: Sequence[int], options: Options,
 ) -> dict[str, Any]:  # fmt: skip
     """Fuse and write one block; counted are the pixels of the area. Outside of it nothing is read or computed."""
     inside = store.inside(path, block.window)
     if inside is not None and not inside.any():
+        if permit is not None:
+            permit()
         return store.write_block(path, layout, block, store.fill(layout, block), outside=True, pixels=0, valid=0)
     lineage = Lineage(FILL_DAYS)
     arrays = fuse_block(*sources, predictor, window, days, options, lineage)
@@ -373,6 +375,8 @@ def _write_block(
     inside = np.ones(block.window.shape, bool) if inside is None else inside
     open_ = (arrays["qa"] & np.uint16(Quality.EXTRAPOLATED)) != 0
     open_ &= (arrays["days_after"] == NO_AGE) & inside
+    if permit is not None:
+        permit()
     return store.write_block(
         path, layout, block, arrays, pixels=int(inside.sum()) * len(valid), valid=int((valid & inside).sum()),
         open=[int(day.sum()) for day in open_], **lineage.notes(options.fitted),
@@ -487,10 +491,15 @@ class Job:
         coarse = self.modis.crop(cells, first - more, last + more)
         return fine, coarse
 
-    def write_tasks(self, path: store.Where, pending: Iterable[store.Block]) -> Iterator[Delayed]:
-        """One task for each block: fuse, write whole shards, return the record. Without blocks nothing is read."""
+    def write_tasks(
+        self, path: store.Where, pending: Iterable[store.Block], permit: store.Permit | None = None
+    ) -> Iterator[Delayed]:
+        """One task for each block: fuse, write whole shards, return the record. Without blocks nothing is read.
+
+        ``permit`` is called before a block is written, and raises if it must not be any more.
+        """
         for block in pending:
-            yield self.ready._task(partial(_write_block, path, self.layout, block), block)
+            yield self.ready._task(partial(_write_block, path, self.layout, block, permit), block)
 
     def lineage_tasks(self, blocks: Iterable[store.Block]) -> Iterator[Delayed]:
         """One task for each block: what its record would say of its inputs. Without blocks nothing is read."""

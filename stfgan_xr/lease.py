@@ -90,6 +90,17 @@ def holder(folder: Folder) -> Holder | None:
         return None
 
 
+def refuse_others(folder: Folder, token: str) -> None:
+    """Raise :class:`ResourceError` if a folder's lease is not that of a token.
+
+    What a worker asks before it writes: a scheduler that others started lets it end a block whose run was killed, when
+    the next run may have made that block from other imagery already.
+    """
+    now = holder(folder)
+    if now is None or now.token != token:
+        raise ResourceError(f"{folder}: the run that asked for this block has ended, and another one may have begun")
+
+
 class Lease:
     """A lease that this process holds; see :func:`held`."""
 

@@ -9,16 +9,20 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from dask.delayed import Delayed
 
 from pipelines import cubes
-from stfgan_xr import files, lease
+from stfgan_xr import files, fusion, lease, store
 from stfgan_xr.errors import ResourceError
-from stfgan_xr.files import Folder
+from stfgan_xr.files import Folder, as_folder
 from stfgan_xr.lease import LEASE, Lease, held, holder
+from stfgan_xr.predictors.methods import make
 from tests.object_server import Objects, always
+from tests.synthetic import Scene, day
 from tests.test_commands import catalog, run  # noqa: F401
 
 
@@ -241,3 +245,31 @@ def test_two_commands_on_one_folder(
     # Its holder is gone: no waiting for the lease to end.
     assert run(*command, "--out", str(out), command=cubes.command)[0] == 0
     assert not (out / LEASE).exists()
+
+
+def test_a_block_of_a_run_that_lost_its_folder_is_not_written(tmp_path: Path) -> None:
+    scene = Scene(height=64, width=64)
+    job = fusion.plan(scene.landsat, scene.modis, make("linear", scene.bands), [day(n) for n in range(8, 12)], tile=64)
+    folder, target = as_folder(tmp_path), tmp_path / "fused.zarr"
+    pending = store.prepare(target, job.layout, {})
+    variables = store.observation_variables(scene.bands)
+    layout = store.Layout(scene.fine, (day(3),), variables, 64, 1)
+    counts = scene.landsat.isel(time=[0]).chunk()
+    cubes = store.prepare(tmp_path / "landsat.zarr", layout, {})
+
+    def tasks(token: str) -> list[Delayed]:
+        permit = partial(lease.refuse_others, folder, token)
+        written = store.write_tasks(counts, tmp_path / "landsat.zarr", layout, cubes, permit=permit)
+        return [*job.write_tasks(target, pending, permit), *written]
+
+    with lease.held(folder) as first:
+        old = tasks(first.token)
+    with lease.held(folder) as second:
+        for task in old:  # a worker that goes on with them
+            with pytest.raises(ResourceError, match="the run that asked for this block has ended"):
+                task.compute(scheduler="synchronous")
+        assert not store.recorded_blocks(target)
+        assert not list(target.glob("red/c/**/*"))
+        for task in tasks(second.token):
+            task.compute(scheduler="synchronous")
+    assert len(store.recorded_blocks(target)) == len(store.recorded_blocks(tmp_path / "landsat.zarr")) == 1

@@ -11,6 +11,7 @@ while it is deleted. For everybody that is no cube, and the next run clears it a
 """
 
 from stfgan_xr.store.blocks import (
+    Permit,
     blocks_of,
     days_of,
     identity_of,
@@ -57,12 +58,14 @@ __all__ = [
     "Block",
     "Damage",
     "Layout",
+    "Permit",
     "Variable",
     "Where",
     "blocks_of",
     "check",
     "check_block",
-    "check_frame", "check_seal",
+    "check_frame",
+    "check_seal",
     "content_digest",
     "dataset_layout",
     "days_of",
@@ -86,7 +89,8 @@ __all__ = [
     "remove",
     "reopen",
     "seal",
-    "tile_for", "variables_of",
+    "tile_for",
+    "variables_of",
     "write_block",
     "write_tasks",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -39,6 +39,7 @@ from stfgan_xr.store.layout import Block, Layout
 from stfgan_xr.store.template import AOI, RECORDS, template
 
 Array = npt.NDArray[Any]
+Permit = Callable[[], None]
 
 
 def full_identity(layout: Layout, identity: Mapping[str, Any], region: Region | None = None) -> dict[str, Any]:
@@ -291,8 +292,11 @@ def inside(path: Where, window: Window) -> Array | None:
 
 
 def _write_block_of_counts(
-    path: Where, layout: Layout, block: Block, arrays: Mapping[str, Array], inputs: Mapping[str, str] | None
-) -> dict[str, Any]:
+    path: Where, layout: Layout, block: Block, arrays: Mapping[str, Array], inputs: Mapping[str, str] | None,
+    permit: Permit | None,
+) -> dict[str, Any]:  # fmt: skip
+    if permit is not None:
+        permit()
     notes = {} if inputs is None else {"inputs": dict(inputs)}
     return write_block(path, layout, block, arrays, clear=int(is_clear(arrays["qa"]).sum()), **notes)
 
@@ -303,16 +307,20 @@ def write_tasks(
     layout: Layout,
     pending: Iterable[Block],
     inputs: Mapping[str, Mapping[str, str]] | None = None,
+    permit: Permit | None = None,
 ) -> Iterator[Delayed]:
     """One task for each pending block of a lazy Dataset of counts: compute and write it, return the record.
 
-    ``inputs`` says of each block, by name, what it is made from: it goes into the record.
+    ``inputs`` says of each block, by name, what it is made from: it goes into the record. ``permit`` is called before
+    a block is written, and raises if it must not be any more.
     """
     for block in pending:
         rows, columns = block.window.slices
         part = dataset.isel(time=slice(block.first, block.last), y=rows, x=columns)
         arrays = {name: part[name].data for name in layout.variables}
-        yield delayed(_write_block_of_counts, pure=False)(path, layout, block, arrays, inputs and inputs[block.name])
+        yield delayed(_write_block_of_counts, pure=False)(
+            path, layout, block, arrays, inputs and inputs[block.name], permit
+        )  # fmt: skip
 
 
 def seal(
