@@ -204,7 +204,11 @@ def test_a_signal_ends_a_run_that_can_be_resumed(
 ) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "pipelines.fuse", *arguments(catalog, out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        # In the background of a shell it is ignored, also by what is started from there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     deadline = time.monotonic() + 90
     while not (out / "landsat.zarr").exists():
         assert time.monotonic() < deadline
