@@ -396,16 +396,13 @@ def processes(folder: Path, quick: bool) -> dict[str, float]:
     if cores() < 2 or busy > 0.2:
         out.print(f"two processes are not measured: of {cores()} cores {busy:.1f} are busy", style="yellow")
         return {}
-    size, tile = (256, 128) if quick else (2048, 512)
+    size, tile = (256, 128) if quick else (1024, 256)
     place = Place.make(folder / "processes", size, EVERY + 1)
     method, spent = make("stfgan", BANDS), []
     for count in (1, 2):
         fusing = place.tasks(f"fused-{count}", method, tile, place.days[:EVERY], EVERY)
-        with connect(scheduler=None, workers=2) as client:
-            assert client is not None
-            if count == 1:
-                client.retire_workers(list(client.nthreads())[:1])
-            warm, rest = fusing.pending[: 2 * count], fusing.pending[4:]
+        with connect(workers=count) as client:
+            warm, rest = fusing.pending[:4], fusing.pending[4:]
             list(run(fusing.job.write_tasks(fusing.target, warm), client))
             begun = time.perf_counter()
             list(run(fusing.job.write_tasks(fusing.target, rest), client))
