@@ -1,9 +1,9 @@
 """Whether memory that a process frees goes back to the system at once, or is kept for the next array.
 
 A fusion makes and drops the same large arrays over and over. The C library takes large ones from the system and gives
-them back each time, and Dask has workers give back small ones too, so that every page is zeroed and mapped again: with
-the shipped weights as long as the network itself takes. A process that keeps what it frees holds what it held at its
-peak, no more.
+them back each time, and Dask has workers give back small ones too, so that every page is zeroed and mapped again
+(``python -m benchmarks.engine --only allocation`` says how long that takes). A process that keeps what it frees holds
+what it held at its peak, no more.
 """
 
 from __future__ import annotations

@@ -366,19 +366,16 @@ def _write_block(
     """Fuse and write one block; counted are the pixels of the area. Outside of it nothing is read or computed."""
     inside = store.inside(path, block.window)
     if inside is not None and not inside.any():
-        if permit is not None:
-            permit()
-        return store.write_block(path, layout, block, store.fill(layout, block), outside=True, pixels=0, valid=0)
+        nothing = store.fill(layout, block)
+        return store.write_block(path, layout, block, nothing, permit, outside=True, pixels=0, valid=0)
     lineage = Lineage(FILL_DAYS)
     arrays = fuse_block(*sources, predictor, window, days, options, lineage)
     valid = (arrays["qa"] & np.uint16(Quality.NODATA)) == 0
     inside = np.ones(block.window.shape, bool) if inside is None else inside
     open_ = (arrays["qa"] & np.uint16(Quality.EXTRAPOLATED)) != 0
     open_ &= (arrays["days_after"] == NO_AGE) & inside
-    if permit is not None:
-        permit()
     return store.write_block(
-        path, layout, block, arrays, pixels=int(inside.sum()) * len(valid), valid=int((valid & inside).sum()),
+        path, layout, block, arrays, permit, pixels=int(inside.sum()) * len(valid), valid=int((valid & inside).sum()),
         open=[int(day.sum()) for day in open_], **lineage.notes(options.fitted),
     )  # fmt: skip
 
@@ -496,7 +493,7 @@ class Job:
     ) -> Iterator[Delayed]:
         """One task for each block: fuse, write whole shards, return the record. Without blocks nothing is read.
 
-        ``permit`` is called before a block is written, and raises if it must not be any more.
+        ``permit`` as in :func:`stfgan_xr.store.write_block`.
         """
         for block in pending:
             yield self.ready._task(partial(_write_block, path, self.layout, block, permit), block)

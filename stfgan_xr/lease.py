@@ -31,9 +31,8 @@ SECONDS = 120.0
 RENEWED = SECONDS / 6
 SETTLE = 0.5
 """Seconds after which a lease that was taken over is looked at again: of two that took it over one remains."""
-
-
 ATTEMPTS = 5
+"""How often a lease is asked for that is given back at that moment."""
 
 
 @dataclass(frozen=True)

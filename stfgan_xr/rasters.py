@@ -128,7 +128,7 @@ def _listen(logger: logging.Logger) -> None:
     tells_headers = logger.name in ("rasterio._env", "rasterio._err")
 
     def is_heard(level: int) -> bool:
-        # What else is told below a warning, such as each setting of GDAL, costs a tenth of the reading of small images.
+        # What else is told below a warning, such as each setting of GDAL, is much for small images.
         least = logging.DEBUG if tells_headers and getattr(_heard, "headers", False) else logging.WARNING
         return level >= least or enabled(level)
 

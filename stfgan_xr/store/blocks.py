@@ -40,6 +40,7 @@ from stfgan_xr.store.template import AOI, RECORDS, template
 
 Array = npt.NDArray[Any]
 Permit = Callable[[], None]
+"""Raises if a block must not be written any more; it travels to workers."""
 
 
 def full_identity(layout: Layout, identity: Mapping[str, Any], region: Region | None = None) -> dict[str, Any]:
@@ -234,13 +235,17 @@ def digest(arrays: Iterable[tuple[str, Array]]) -> str:
     return found.hexdigest()
 
 
-def write_block(path: Where, layout: Layout, block: Block, arrays: Mapping[str, Array], **notes: Any) -> dict[str, Any]:
+def write_block(
+    path: Where, layout: Layout, block: Block, arrays: Mapping[str, Array], permit: Permit | None = None, **notes: Any
+) -> dict[str, Any]:
     """Write one block, whole shards of every variable, then its record.
 
     Parameters
     ----------
     arrays
         For each variable of the layout the block's values.
+    permit
+        Called before anything is written.
     notes
         Further JSON values for the record.
 
@@ -250,6 +255,8 @@ def write_block(path: Where, layout: Layout, block: Block, arrays: Mapping[str, 
         The record.
     """
     folder = as_folder(path)
+    if permit is not None:
+        permit()
     with folder.writing():
         group = zarr.open_group(Fresh(opened(folder, False)), mode="r+", zarr_format=3)
     written = []
@@ -295,10 +302,8 @@ def _write_block_of_counts(
     path: Where, layout: Layout, block: Block, arrays: Mapping[str, Array], inputs: Mapping[str, str] | None,
     permit: Permit | None,
 ) -> dict[str, Any]:  # fmt: skip
-    if permit is not None:
-        permit()
     notes = {} if inputs is None else {"inputs": dict(inputs)}
-    return write_block(path, layout, block, arrays, clear=int(is_clear(arrays["qa"]).sum()), **notes)
+    return write_block(path, layout, block, arrays, permit, clear=int(is_clear(arrays["qa"]).sum()), **notes)
 
 
 def write_tasks(
@@ -311,8 +316,8 @@ def write_tasks(
 ) -> Iterator[Delayed]:
     """One task for each pending block of a lazy Dataset of counts: compute and write it, return the record.
 
-    ``inputs`` says of each block, by name, what it is made from: it goes into the record. ``permit`` is called before
-    a block is written, and raises if it must not be any more.
+    ``inputs`` says of each block, by name, what it is made from: it goes into the record. ``permit`` as in
+    :func:`write_block`.
     """
     for block in pending:
         rows, columns = block.window.slices
