@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 SHOWN = ("rmse", "skill", "cc", "ssim", "sam", "ergas", "bias")
 ALL = "all"
+"""Named as a method: every one there is, with what each costs."""
 FROM, COMPARED, WRITTEN = "What to score on", "Methods", "What to write"
 """Panels of --help."""
-"""Named as a method: every one there is, with what each costs."""
 BLOCK = 1024
 """Pixels along the block whose memory is stated."""
 
